@@ -1,0 +1,31 @@
+"""The game: registered Gymnasium environments. Importing this package registers every id (and loads no torch)."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+from envs.make import FAMILIES
+
+ENCODERS = ("",)  # the encoder part of an id; "" is the plain environment
+
+
+def ids() -> tuple[str, ...]:
+    """Return every registered id."""
+    return tuple(f"{family}{encoder}-v0" for family in FAMILIES for encoder in ENCODERS)
+
+
+def register() -> None:
+    """Register every id once; a second call changes nothing."""
+    for family in FAMILIES:
+        for encoder in ENCODERS:
+            name = f"{family}{encoder}-v0"
+            if name not in gym.registry:
+                gym.register(
+                    id=name,
+                    entry_point="envs.make:build",
+                    vector_entry_point="envs.make:build_vector",
+                    kwargs={"family": family},
+                )
+
+
+register()

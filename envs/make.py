@@ -1,0 +1,92 @@
+"""The one place that resolves names and builds environments: ``build`` for one, ``build_vector`` for N lanes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections import OrderedDict
+from dataclasses import fields
+from typing import Any
+
+from envs.simulation import Game
+from envs.trading_env import TradingEnv, TradingVectorEnv
+from markets.compiled import is_cached
+from markets.errors import unknown
+
+FAMILIES = {"PerpFutures": "envs.perp_futures:PerpFutures"}
+OWN_ARGUMENTS = ("info", "render_mode")  # of every environment, beside its family's configuration
+GAMES = 16  # prepared games kept per process
+
+_games: OrderedDict[tuple[Any, ...], Game] = OrderedDict()
+_log = logging.getLogger(__name__)
+
+
+def build(family: str, **arguments: Any) -> TradingEnv:
+    """Build one environment; what ``gym.make`` calls. ``bars`` and ``scaler`` may also be objects here.
+
+    Raises:
+        UnknownNameError: unknown family or argument, with the nearest valid one.
+    """
+    kind, config, own = _resolve(family, arguments, ())
+    game = game_of(family, config)
+    env: TradingEnv = kind.env(game, kind.action_space(), **own)
+    return env
+
+
+def build_vector(family: str, num_envs: int = 1, **arguments: Any) -> TradingVectorEnv:
+    """Build N lanes natively; what ``gym.make_vec`` calls. ``autoreset_mode`` is NEXT_STEP unless given."""
+    kind, config, own = _resolve(family, arguments, ("autoreset_mode",))
+    game = game_of(family, config)
+    env: TradingVectorEnv = kind.vector_env(game, kind.action_space(), num_envs, **own)
+    return env
+
+
+build.metadata = TradingEnv.metadata  # type: ignore[attr-defined]
+build_vector.metadata = TradingEnv.metadata  # type: ignore[attr-defined]
+
+
+def game_of(family: str, config: Any) -> Game:
+    """Return the prepared game of a configuration; equal ones share tables, so that lanes and splits cost no copy."""
+    kind = family_of(family)
+    key = (family, config, _content(config.bars))
+    try:
+        if key in _games:
+            _games.move_to_end(key)
+            return _games[key]
+    except TypeError:  # an object that cannot be hashed stays out of the cache
+        return kind.game(config)  # type: ignore[no-any-return]
+    game: Game = kind.game(config)
+    if not is_cached(game.kernel):
+        _log.info("compiling the %s step once for this machine; later runs load it from the cache", family)
+    _games[key] = game
+    while len(_games) > GAMES:
+        _games.popitem(last=False)
+    return game
+
+
+def family_of(name: str) -> Any:
+    """Import the family ``name``."""
+    if name not in FAMILIES:
+        raise unknown("family", name, FAMILIES)
+    module, attribute = FAMILIES[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _content(bars: Any) -> str:
+    """Identify the present content of the bars: a name may be registered anew, a file may change."""
+    from markets.sources import load
+
+    return bars.hash if hasattr(bars, "hash") else load(bars).hash
+
+
+def _resolve(family: str, arguments: dict[str, Any], more: tuple[str, ...]) -> tuple[Any, Any, dict[str, Any]]:
+    kind = family_of(family)
+    names = tuple(item.name for item in fields(kind.config))
+    for name in arguments:
+        if name not in (*names, *OWN_ARGUMENTS, *more):
+            raise unknown(f"argument of {family}", name, (*names, *OWN_ARGUMENTS, *more))
+    own = {name: arguments.pop(name) for name in (*OWN_ARGUMENTS, *more) if name in arguments}
+    render_mode = own.pop("render_mode", None)
+    if render_mode is not None:
+        raise unknown("render_mode", render_mode, ())
+    return kind, kind.config(**arguments), own

@@ -1,0 +1,331 @@
+"""PerpFutures: the environment card, the configuration, and how a market becomes a game of this family."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs import perp_kernel as kernel
+from envs.rewards import parse_reward
+from envs.simulation import COST_SCALE, LEVERAGE, Game
+from envs.splits import SPLITS, split_rows
+from envs.trading_env import TradingEnv, TradingVectorEnv
+from markets import features, sources
+from markets.bars import Bars
+from markets.contracts import PerpetualContract, contract_for
+from markets.errors import ConfigError, DataError, InSampleError, unknown
+from markets.windows import Floats, window_mean
+
+DEFAULT_BARS = "synthetic:crypto?seed=0&interval=1h&bars=40000"
+DAY = np.timedelta64(1, "D")
+TRAINING_EPISODE = 512  # bars
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerpFuturesConfig:
+    """Arguments of ``gym.make("PerpFutures-v0", ...)``; names and numbers only.
+
+    Attributes:
+        bars: source specification (or a ``Bars`` where the env is built without ``gym.make``).
+        split: ``train``, ``validation`` or ``test``.
+        train_end, validation_end: dates that end the splits (a date includes its day); fractions .6/.2/.2 without.
+        scaler: a JSON file with a fitted feature scaler; fitted on the training range without.
+        allow_in_sample: let a validation or test episode begin inside the range a scaler was fitted on.
+        episode_bars: longest episode; 512 in training, the whole split in evaluation. 0 means the whole split.
+        random_start: begin anywhere in the split (training) or at its first row (evaluation).
+        initial_equity: USDT. ``leverage``: L, exposure bound in units of equity.
+        contract_leverage: leverage of posted margin; min(L, tier maximum) without.
+        rebalance_band: smallest change of notional that sends an order, in units of equity.
+        ruin: equity below this share of the start ends the episode. ``maximum_drawdown``: so does this drawdown.
+        continue_after_liquidation: go on with what is left instead of ending the episode.
+        reward: terms with weights, see :mod:`envs.rewards`; ``sharpe_rate``: eta of the differential Sharpe ratio.
+        cost_scale: multiplies fee, spread and impact (not funding).
+        taker_fee, half_spread, impact_coefficient, participation, lot_step, tick_size, minimum_notional,
+        maximum_quantity, clearance_fee: replace the contract's own value.
+        symbol: chooses the contract; the symbol of the bars without.
+    """
+
+    bars: str | Bars = DEFAULT_BARS
+    split: str = "train"
+    train_end: str | None = None
+    validation_end: str | None = None
+    scaler: str | features.FeatureScaler | None = None
+    allow_in_sample: bool = False
+    episode_bars: int | None = None
+    random_start: bool | None = None
+    initial_equity: float = 10_000.0
+    leverage: float = 3.0
+    contract_leverage: float | None = None
+    rebalance_band: float = 0.05
+    ruin: float = 0.01
+    maximum_drawdown: float | None = None
+    continue_after_liquidation: bool = False
+    reward: str = "log_return"
+    sharpe_rate: float = 0.01
+    cost_scale: float = 1.0
+    taker_fee: float | None = None
+    half_spread: float | None = None
+    impact_coefficient: float | None = None
+    participation: float | None = None
+    lot_step: float | None = None
+    tick_size: float | None = None
+    minimum_notional: float | None = None
+    maximum_quantity: float | None = None
+    clearance_fee: float | None = None
+    symbol: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise unknown("split", self.split, SPLITS)
+        for name, low, high in (
+            ("initial_equity", 1e-6, 1e15), ("leverage", 1.0, 125.0), ("contract_leverage", 1.0, 125.0),
+            ("rebalance_band", 0.0, 10.0), ("ruin", 1e-6, 0.999), ("maximum_drawdown", 1e-6, 1.0),
+            ("cost_scale", 0.0, 1e3), ("sharpe_rate", 1e-9, 1.0), ("taker_fee", 0.0, 1.0), ("half_spread", 0.0, 0.5),
+            ("impact_coefficient", 0.0, 1e3), ("participation", 0.0, 1.0), ("lot_step", 0.0, 1e12),
+            ("tick_size", 0.0, 1e12), ("minimum_notional", 0.0, 1e12), ("maximum_quantity", 0.0, 1e300),
+            ("clearance_fee", 0.0, 1.0),
+        ):  # fmt: skip
+            _check_number(name, getattr(self, name), low, high)
+        for name in ("allow_in_sample", "continue_after_liquidation"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
+        if self.episode_bars is not None and not (isinstance(self.episode_bars, int) and self.episode_bars >= 0):
+            raise ConfigError(f"episode_bars={self.episode_bars!r} must be a whole number of at least 0 (0: whole split)")
+        parse_reward(self.reward)
+
+
+class PerpFuturesEnv(TradingEnv):
+    """One linear USDT-margined perpetual: trade its exposure, one decision a bar.
+
+    ## Action space
+    ``Box(-1, 1, (1,), float32)``: target exposure in units of the leverage L, +1 is long L times equity, -1 short, 0
+    flat. The order for the difference is sent when it is at least ``rebalance_band`` of equity (0 always closes), sized
+    at the last mark, and fills at the **open of the next bar**.
+
+    ## Observation space
+    Flat float32 ``Box`` with finite bounds: 32 market features known at the close of bar t (:mod:`markets.features`,
+    scaled on the training range only), then 9 account columns. ``env.get_wrapper_attr("observation_names")`` names them;
+    ``regimegym envs --columns`` prints formula, unit, bounds and look-back of each.
+
+    ## Rewards
+    ``ln(V' / V)`` of equity at mark by default; ``reward="log_return=1,drawdown=0.5"`` weighs named terms
+    (:mod:`envs.rewards`). The weighted terms are in ``info["reward_terms"]`` and add up to the reward.
+
+    ## Market mechanics
+    Isolated margin: each fill posts the margin of the whole position anew, notional / min(L, tier maximum), from the
+    wallet; an opening order is cut to what the wallet covers. Order of events in a bar: funding stamps at its open on
+    the carried position; gap check of the carried position at mark open; the order fills at the open plus half spread
+    and square-root impact, at most 10 % of the bar's volume, whole lots, minimum notional, within 5 % of mark; check of
+    the new position against the bar's adverse **mark** extreme; later funding stamps with that check repeated; equity
+    at mark close. A liquidation closes at the liquidation price, or at the open when the bar gapped through it, and
+    pays the clearance fee from what is left of the margin; the insurance fund covers the rest, so that equity is never
+    negative. Stamps inside a gap of missing bars are charged at the last mark.
+
+    ## Starting state
+    ``initial_equity`` (10,000 USDT) and no position. Training episodes have 512 bars and begin at random in the split;
+    validation and test run through their whole split. ``reset(options={"start": time})`` begins at that bar.
+
+    ## Episode end
+    Terminated: liquidation (unless ``continue_after_liquidation``), equity below ``ruin`` of the start, or beyond
+    ``maximum_drawdown``. Truncated: episode length or end of the split. ``info["ended_by"]`` says which.
+
+    ## Info
+    ``time``: when the observation became known (close of bar t, UTC, numpy datetime64). ``equity, wallet, position,
+    entry_price, mark, margin, liquidation_price, margin_ratio``; itemised for the step: ``market_pnl, fee, spread_cost,
+    impact_cost, funding, clearance, cover`` with change of equity = market_pnl - fee - spread_cost - impact_cost -
+    funding - clearance + cover; ``fill_quantity, fill_price, order_quantity, order_code`` (:data:`markets.perpetual.
+    ORDER_STATUS`), ``liquidated, liquidated_quantity, liquidated_at``; ``leverage, contract_leverage, action``;
+    ``reward_terms``; ``in_sample``; ``label`` (true regime of a synthetic bar, never in the observation).
+
+    ## Arguments
+    See :class:`PerpFuturesConfig`.
+
+    ## Version history
+    * v0: first version.
+    """
+
+
+class PerpFuturesVectorEnv(TradingVectorEnv):
+    """N lanes of :class:`PerpFuturesEnv` over the same market, in one compiled call."""
+
+
+class PerpFutures:
+    """The family: what :mod:`envs.make` needs to build its environments."""
+
+    config = PerpFuturesConfig
+    env = PerpFuturesEnv
+    vector_env = PerpFuturesVectorEnv
+
+    @staticmethod
+    def action_space() -> gym.Space[Any]:
+        """Target exposure in units of the leverage."""
+        return gym.spaces.Box(-1.0, 1.0, (1,), dtype=np.float32)
+
+    @staticmethod
+    def game(config: PerpFuturesConfig) -> Game:
+        """Prepare market, features, contract and names for a configuration."""
+        return _game(config)
+
+
+def scaler_for(config: PerpFuturesConfig) -> features.FeatureScaler:
+    """Return the feature scaler that an env of this configuration observes through."""
+    bars = _bars(config)
+    return _scaler(config, bars, _raw(bars))
+
+
+def _game(config: PerpFuturesConfig) -> Game:
+    bars = _bars(config)
+    values = _raw(bars)
+    scaler = _scaler(config, bars, values)
+    table = features.table(bars, scaler, values)
+    market, warm = _market(bars)
+    first, stop = split_rows(bars, config.split, config.train_end, config.validation_end)
+    first, last = max(first, warm, table.valid_from), stop - 1
+    evaluating = config.split != "train"
+    length = config.episode_bars if config.episode_bars is not None else (0 if evaluating else TRAINING_EPISODE)
+    if last - first < max(length, 1):
+        raise DataError(
+            f"split {config.split!r} has {max(last - first, 0)} bars to trade after {first - 1} rows of warm-up and earlier "
+            f"splits; {max(length, 1)} are needed: pass more bars, other split dates or a smaller episode_bars"
+        )
+    random_start = config.random_start if config.random_start is not None else not evaluating
+    if evaluating and bars.close_time[first] <= scaler.train_end and not config.allow_in_sample:
+        raise InSampleError(
+            f"split {config.split!r} begins at {bars.close_time[first]}, not later than the fitted range of the feature "
+            f"scaler, which ends at {scaler.train_end}; pass allow_in_sample=True to evaluate in-sample"
+        )
+    episode = length or last - first
+    contract = _contract(config, bars)
+    return Game(
+        kernel=kernel.step,
+        bars=bars,
+        market=market,
+        table=table.values,
+        contract=_contract_vector(config, contract, episode, last),
+        columns=kernel.COLUMNS,
+        action_columns=slice(kernel.ACTION, kernel.ACTION + 1),
+        info=kernel.INFO,
+        flags=frozenset({"liquidated"}),
+        terms={name: kernel.TERM_COLUMNS[name] for name in parse_reward(config.reward)},
+        names=(*table.names, *kernel.ACCOUNT_NAMES),
+        low=np.concatenate([table.low, np.array(kernel.ACCOUNT_LOW, np.float32)]),
+        high=np.concatenate([table.high, np.array(kernel.ACCOUNT_HIGH, np.float32)]),
+        first=first,
+        last=last,
+        episode=episode,
+        random_start=random_start,
+        in_sample=bool(bars.close_time[first] <= scaler.train_end),
+        defaults={LEVERAGE: config.leverage, COST_SCALE: config.cost_scale},
+        recipe=("PerpFutures", config),
+        details={"contract": contract, "scaler": scaler, "mark": "mark" if bars.mark_open is not None else "last"},
+    )
+
+
+def _bars(config: PerpFuturesConfig) -> Bars:
+    bars = config.bars if isinstance(config.bars, Bars) else sources.load(config.bars)
+    if len(bars.symbols) != 1:
+        raise ConfigError(f"PerpFutures trades one symbol; the bars hold {', '.join(bars.symbols)}")
+    return bars
+
+
+_raw_cache: dict[str, Floats] = {}
+
+
+def _raw(bars: Bars) -> Floats:
+    """Features in their own units, once per set of bars: splits, lanes and environments share them."""
+    if bars.hash not in _raw_cache:
+        if len(_raw_cache) >= 4:
+            _raw_cache.pop(next(iter(_raw_cache)))
+        _raw_cache[bars.hash] = features.raw(bars)
+    return _raw_cache[bars.hash]
+
+
+def _scaler(config: PerpFuturesConfig, bars: Bars, values: Floats) -> features.FeatureScaler:
+    if isinstance(config.scaler, features.FeatureScaler):
+        return config.scaler
+    if config.scaler is not None:
+        try:
+            return features.FeatureScaler.from_json(json.loads(Path(config.scaler).read_text()))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ConfigError(f"scaler={config.scaler!r} cannot be read: {error}") from error
+    _, stop = split_rows(bars, "train", config.train_end, config.validation_end)
+    return features.FeatureScaler.fit(bars, values, stop)
+
+
+def _market(bars: Bars) -> tuple[Floats, int]:
+    """Build the ``(T, M)`` matrix the kernel reads, and the first row whose trailing day is complete."""
+    per_day = float(DAY / bars.interval)
+    window = max(round(per_day), 24)  # one day, but enough bars for a volatility
+    returns = np.diff(np.log(bars.close[:, 0]), prepend=np.log(bars.close[:1, 0]))
+    with np.errstate(invalid="ignore"):
+        volatility = np.sqrt(window_mean(returns * returns, window) * per_day)
+        volume = window_mean(bars.volume[:, 0], window) * per_day
+    marks = [bars.columns.get("mark_" + name, bars.columns[name])[:, 0] for name in ("open", "high", "low", "close")]
+    columns = [bars.open[:, 0], bars.volume[:, 0], *marks, volatility, volume, *_funding(bars)]
+    return np.ascontiguousarray(np.stack(columns, axis=1)), window
+
+
+def _funding(bars: Bars) -> list[Floats]:
+    """Rates per bar: in the gap before it, at its open, and each later stamp inside it in a column of its own."""
+    count = len(bars)
+    row = np.searchsorted(bars.time, bars.funding_time, side="right") - 1  # last bar that opens at or before the stamp
+    rates = bars.funding_rate[:, 0] if len(bars.funding_time) else np.zeros(0)
+    in_gap, at_open = np.zeros(count), np.zeros(count)
+    opened = bars.funding_time == bars.time[row]
+    np.add.at(at_open, row[opened], rates[opened])
+    late = ~opened & (bars.funding_time >= bars.close_time[row]) & (row + 1 < count)
+    np.add.at(in_gap, row[late] + 1, rates[late])
+    inside = np.flatnonzero(~opened & ~late & (bars.funding_time < bars.close_time[row]))
+    later: list[Floats] = []
+    place = np.zeros(count, int)
+    for event in inside:
+        bar = row[event]
+        if place[bar] == len(later):
+            later.append(np.zeros(count))
+        later[place[bar]][bar] = rates[event]
+        place[bar] += 1
+    return [in_gap, at_open, *later]
+
+
+def _contract(config: PerpFuturesConfig, bars: Bars) -> PerpetualContract:
+    contract = contract_for(config.symbol or bars.symbols[0], float(bars.open[0, 0]))
+    names = {item.name for item in fields(PerpetualContract)} & {item.name for item in fields(config)} - {"symbol"}
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    if "lot_step" in given:  # orders cannot be smaller than a lot, whatever the venue's own minimum was
+        given["minimum_quantity"] = given["lot_step"]
+    return replace(contract, **given)
+
+
+def _contract_vector(config: PerpFuturesConfig, contract: PerpetualContract, episode: int, last: int) -> Floats:
+    weights = parse_reward(config.reward)
+    values = {
+        kernel.LOT: contract.lot_step, kernel.TICK: contract.tick_size,
+        kernel.MINIMUM_QUANTITY: contract.minimum_quantity, kernel.MAXIMUM_QUANTITY: contract.maximum_quantity,
+        kernel.MINIMUM_NOTIONAL: contract.minimum_notional, kernel.TAKER_FEE: contract.taker_fee,
+        kernel.CLEARANCE_FEE: contract.clearance_fee, kernel.BAND: contract.price_band,
+        kernel.SPREAD: contract.half_spread, kernel.IMPACT: contract.impact_coefficient,
+        kernel.PARTICIPATION: contract.participation, kernel.START_EQUITY: config.initial_equity,
+        kernel.GIVEN_LEVERAGE: config.contract_leverage or 0.0, kernel.REBALANCE: config.rebalance_band,
+        kernel.RUIN: config.ruin,
+        kernel.DRAWDOWN_LIMIT: math.inf if config.maximum_drawdown is None else config.maximum_drawdown,
+        kernel.GO_ON: float(config.continue_after_liquidation), kernel.EPISODE: episode, kernel.LAST_ROW: last,
+        kernel.SHARPE_RATE: config.sharpe_rate,
+        **{column: weights.get(name, 0.0) for name, column in kernel.WEIGHTS.items()},
+    }  # fmt: skip
+    head = [values[place] for place in range(kernel.TIERS)]
+    return np.concatenate([np.array(head, np.float64), contract.tier_table.ravel()])
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not low <= value <= high:
+        raise ConfigError(f"{name}={value!r} must be a number from {low:g} to {high:g}")
+
+

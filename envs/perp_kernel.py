@@ -1,0 +1,392 @@
+"""The compiled step of the PerpFutures family: account columns, order of events in a bar, bookkeeping, observation.
+
+Every rule it applies is a scalar function of :mod:`markets.perpetual`, so that tests and a paper venue call the same
+code; this file only says when each applies and keeps the books. Order of events in bar t+1: funding stamps at its open,
+gap check at the open, the order decided at t, check against the adverse mark extreme, later funding stamps (with that
+check repeated), equity at the mark close. Layout: :mod:`envs.simulation`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.rewards import differential_sharpe, drawdown_increase, log_return
+from envs.simulation import (
+    COST_SCALE,
+    END,
+    END_CODE,
+    ENDED_DATA,
+    ENDED_DRAWDOWN,
+    ENDED_LENGTH,
+    ENDED_LIQUIDATION,
+    ENDED_RUIN,
+    EQUITY,
+    HEAD,
+    LEVERAGE,
+    MODE_NEXT_STEP,
+    MODE_RESET,
+    MODE_SAME_STEP,
+    NEXT_START,
+    OUTCOME,
+    RESET,
+    REWARD,
+    ROW,
+    TERMINATED,
+    TRUNCATED,
+)
+from markets.compiled import compiled
+from markets.perpetual import (
+    ORDER_FILLED,
+    ORDER_NONE,
+    ORDER_PARTIAL,
+    REJECT_MARGIN,
+    REJECT_NO_VOLUME,
+    affordable_quantity,
+    apply_fill,
+    check_order,
+    fee,
+    fill_price,
+    fillable_quantity,
+    funding_payment,
+    half_spread,
+    impact,
+    is_breached,
+    is_reducing,
+    liquidation_price,
+    maintenance_margin,
+    maximum_leverage,
+    round_quantity,
+    settle_liquidation,
+)
+
+Floats = NDArray[np.float64]
+
+# Columns of the market matrix, one row per bar. Later funding stamps of a bar follow, one column each (0: none).
+OPEN, VOLUME, MARK_OPEN, MARK_HIGH, MARK_LOW, MARK_CLOSE = range(6)
+DAILY_VOLATILITY, DAILY_VOLUME, FUNDING_IN_GAP, FUNDING_AT_OPEN, FUNDING_INSIDE = range(6, 11)
+
+# Columns of an account row, after the ones every family has.
+ACTION = len(HEAD)
+(
+    WALLET, POSITION, ENTRY, MARGIN, LIQUIDATION, MARK, PEAK, MEAN, SQUARE, HELD, APPLIED,  # state
+    CONTRACT_LEVERAGE, MARGIN_RATIO,
+    ORDER_QUANTITY, FILL_QUANTITY, FILL_PRICE, FEE, SPREAD_COST, IMPACT_COST, FUNDING, REALISED,  # items of one step
+    MARKET_PNL, LIQUIDATED, LIQUIDATED_QUANTITY, LIQUIDATED_AT, CLEARANCE, COVER, ORDER_CODE,
+    LOG_RETURN, SIMPLE_RETURN, SHARPE, DRAWDOWN, COSTS, FUNDING_TERM,  # weighted reward terms
+) = range(ACTION + 1, ACTION + 35)  # fmt: skip
+COLUMNS = (
+    *HEAD, "action", "wallet", "position", "entry_price", "margin", "liquidation_price", "mark", "peak", "mean",
+    "square", "held", "applied", "contract_leverage", "margin_ratio", "order_quantity", "fill_quantity", "fill_price",
+    "fee", "spread_cost", "impact_cost", "funding", "realised", "market_pnl", "liquidated", "liquidated_quantity",
+    "liquidated_at", "clearance", "cover", "order_code", "log_return", "simple_return", "differential_sharpe",
+    "drawdown", "costs", "funding_term",
+)  # fmt: skip
+TERM_COLUMNS = {
+    "log_return": LOG_RETURN, "simple_return": SIMPLE_RETURN, "differential_sharpe": SHARPE, "drawdown": DRAWDOWN,
+    "costs": COSTS, "funding": FUNDING_TERM,
+}  # fmt: skip
+INFO = {
+    "equity": EQUITY, "wallet": WALLET, "position": POSITION, "entry_price": ENTRY, "mark": MARK, "margin": MARGIN,
+    "liquidation_price": LIQUIDATION, "margin_ratio": MARGIN_RATIO, "leverage": LEVERAGE,
+    "contract_leverage": CONTRACT_LEVERAGE, "action": APPLIED, "order_quantity": ORDER_QUANTITY,
+    "fill_quantity": FILL_QUANTITY, "fill_price": FILL_PRICE, "market_pnl": MARKET_PNL, "fee": FEE,
+    "spread_cost": SPREAD_COST, "impact_cost": IMPACT_COST, "funding": FUNDING, "realised": REALISED,
+    "liquidated": LIQUIDATED, "liquidated_quantity": LIQUIDATED_QUANTITY, "liquidated_at": LIQUIDATED_AT,
+    "clearance": CLEARANCE, "cover": COVER, "order_code": ORDER_CODE, "end_code": END_CODE,
+}  # fmt: skip
+
+# Positions in the contract vector; the tier table follows, four numbers a row.
+(
+    LOT, TICK, MINIMUM_QUANTITY, MAXIMUM_QUANTITY, MINIMUM_NOTIONAL, TAKER_FEE, CLEARANCE_FEE, BAND, SPREAD,
+    IMPACT, PARTICIPATION, START_EQUITY, GIVEN_LEVERAGE, REBALANCE, RUIN, DRAWDOWN_LIMIT, GO_ON, EPISODE, LAST_ROW,
+    SHARPE_RATE, W_LOG, W_SIMPLE, W_SHARPE, W_DRAWDOWN, W_COSTS, W_FUNDING, TIERS,
+) = range(27)  # fmt: skip
+WEIGHTS = dict(zip(TERM_COLUMNS, range(W_LOG, TIERS), strict=True))
+
+ACCOUNT_NAMES = (
+    "exposure", "unrealised", "margin_ratio", "liquidation_distance", "log_equity", "drawdown", "previous_action",
+    "free_margin", "holding_time",
+)  # fmt: skip
+ACCOUNT_LOW = (-1.0, -2.0, 0.0, 0.0, -5.0, 0.0, -1.0, 0.0, 0.0)
+ACCOUNT_HIGH = (1.0, 2.0, 1.0, 1.0, 5.0, 1.0, 1.0, 1.0, 1.0)
+ACCOUNT_FORMULAS = (
+    "q mark / (equity L)", "q (mark - E) / equity", "maintenance margin / margin balance at mark, 0 when flat",
+    "distance of mark to the liquidation price / mark, 1 when flat", "ln(equity / start equity)",
+    "1 - equity / highest equity", "action applied at the last step", "(wallet - margin) / equity",
+    "bars since the position was opened or flipped / 168",
+)  # fmt: skip
+HOLDING_SCALE = 168.0  # bars
+
+
+@compiled
+def reset_account(a: Floats, market: Floats, contract: Floats) -> None:
+    """Give the account row ``a`` a fresh episode at the row that was drawn for it."""
+    row = int(a[NEXT_START])
+    for column in range(ACTION, a.shape[0]):
+        a[column] = 0.0
+    a[NEXT_START] = -1.0
+    a[ROW] = row
+    a[END] = min(row + contract[EPISODE], contract[LAST_ROW])
+    a[RESET] = 0.0
+    a[OUTCOME] = 0.0
+    a[END_CODE] = 0.0
+    a[REWARD] = 0.0
+    a[EQUITY] = a[WALLET] = a[PEAK] = contract[START_EQUITY]
+    a[MARK] = market[row, MARK_CLOSE]
+
+
+@compiled
+def charge_funding(a: Floats, rate: float, mark: float, tiers: Floats) -> None:
+    """Charge a stamp to the open position, margin first, which moves its liquidation price."""
+    if rate == 0.0 or a[POSITION] == 0.0:
+        return
+    payment = funding_payment(a[POSITION], mark, rate)
+    a[WALLET] -= payment
+    a[MARGIN] -= payment
+    a[FUNDING] += payment
+    a[LIQUIDATION] = liquidation_price(a[POSITION], a[ENTRY], a[MARGIN], tiers, 0.0)
+
+
+@compiled
+def liquidate(a: Floats, opened: float, contract: Floats) -> None:
+    """Close the position at its liquidation price, or at the bar's mark open if that lies beyond it."""
+    quantity = a[POSITION]
+    price, realised, clearance, cover = settle_liquidation(
+        quantity, a[ENTRY], a[MARGIN], a[LIQUIDATION], opened, contract[CLEARANCE_FEE]
+    )
+    a[WALLET] += realised - clearance + cover
+    a[REALISED] += realised
+    a[CLEARANCE] += clearance
+    a[COVER] += cover
+    a[LIQUIDATED] = 1.0
+    a[LIQUIDATED_QUANTITY] = -quantity
+    a[LIQUIDATED_AT] = price
+    a[POSITION] = a[ENTRY] = a[MARGIN] = a[LIQUIDATION] = 0.0
+
+
+@compiled
+def wanted_change(a: Floats, contract: Floats) -> float:
+    """Size the order that the action asks for at the last known mark; 0 inside the rebalance band.
+
+    Target notional = action x L x equity. Exactly 0 closes what is open, however small.
+    """
+    action = min(max(a[ACTION], -1.0), 1.0)
+    a[APPLIED] = action
+    change = action * a[LEVERAGE] * a[EQUITY] / a[MARK] - a[POSITION]
+    if action == 0.0:
+        return change
+    return change if abs(change) * a[MARK] >= contract[REBALANCE] * a[EQUITY] else 0.0
+
+
+@compiled
+def trade(a: Floats, change: float, market: Floats, row: int, contract: Floats, tiers: Floats) -> None:
+    """Send the order that was decided at the close of ``row`` to the open of the next bar."""
+    opened, mark = market[row + 1, OPEN], market[row + 1, MARK_OPEN]
+    volatility, volume = market[row, DAILY_VOLATILITY], market[row, DAILY_VOLUME]
+    scale, quantity, lot = a[COST_SCALE], a[POSITION], contract[LOT]
+    side = 1.0 if change > 0.0 else -1.0
+    change = side * min(abs(change), contract[MAXIMUM_QUANTITY])  # the rest is sent with the next bars' orders
+    wanted = round_quantity(change, lot)
+    a[ORDER_QUANTITY] = wanted
+    spread = half_spread(opened, contract[TICK], contract[SPREAD]) * scale
+    coefficient, rate = contract[IMPACT] * scale, contract[TAKER_FEE] * scale
+    change = fillable_quantity(
+        wanted, market[row + 1, VOLUME], contract[PARTICIPATION], opened, mark, contract[BAND], spread, volatility,
+        volume, coefficient,
+    )  # fmt: skip
+    if wanted != 0.0 and change == 0.0:
+        a[ORDER_CODE] = REJECT_NO_VOLUME
+        return
+    limit = a[LEVERAGE] if contract[GIVEN_LEVERAGE] == 0.0 else contract[GIVEN_LEVERAGE]
+    if not is_reducing(quantity, change):
+        worst = max(opened, fill_price(opened, side, spread, impact(change, volatility, volume, coefficient)))
+        change = affordable_quantity(quantity, a[ENTRY], change, worst, a[WALLET], limit, tiers, rate)
+        if change == 0.0:
+            a[ORDER_CODE] = REJECT_MARGIN
+            return
+    change = round_quantity(change, lot)
+    after = quantity + change
+    if lot > 0.0:  # quantities are whole lots: keep the sum of many fills on the grid
+        after = math.floor(after / lot + 0.5) * lot
+        change = after - quantity
+    push = impact(change, volatility, volume, coefficient)
+    price = fill_price(opened, side, spread, push)
+    if contract[GIVEN_LEVERAGE] == 0.0:
+        limit = max(1.0, min(limit, maximum_leverage(abs(after) * price, tiers)))
+    code = check_order(
+        quantity, a[ENTRY], change, price, mark, a[WALLET], limit, tiers, rate, contract[MINIMUM_QUANTITY],
+        contract[MAXIMUM_QUANTITY], contract[MINIMUM_NOTIONAL], contract[BAND] * (1.0 + 1e-9),
+    )  # fmt: skip
+    if code > 0:
+        a[ORDER_CODE] = code
+        return
+    _book(a, after, change, price, limit, rate, tiers)
+    a[SPREAD_COST] = abs(change) * opened * spread
+    a[IMPACT_COST] = abs(change) * opened * push
+    a[ORDER_CODE] = ORDER_FILLED if abs(change) >= abs(wanted) - 0.5 * lot else ORDER_PARTIAL
+
+
+@compiled
+def _book(a: Floats, after: float, change: float, price: float, leverage: float, rate: float, tiers: Floats) -> None:
+    """Book a fill and post the margin of the whole position anew: notional / leverage at the fill price."""
+    before = a[POSITION]
+    reducing = is_reducing(before, change)
+    _, a[ENTRY], realised = apply_fill(before, a[ENTRY], change, price)
+    paid = fee(change, price, rate)
+    a[WALLET] += realised - paid
+    a[POSITION] = after
+    a[FILL_QUANTITY], a[FILL_PRICE] = change, price
+    a[FEE] = paid
+    a[REALISED] += realised
+    a[CONTRACT_LEVERAGE] = leverage
+    margin = abs(after) * price / leverage
+    a[MARGIN] = min(margin, a[WALLET]) if reducing else margin  # a reduction never asks for more than there is
+    a[LIQUIDATION] = liquidation_price(after, a[ENTRY], a[MARGIN], tiers, 0.0)
+    if before * after <= 0.0:
+        a[HELD] = 0.0
+
+
+@compiled
+def advance(a: Floats, market: Floats, contract: Floats, tiers: Floats) -> None:
+    """Take one account from the close of its bar to the close of the next, in the venue's order of events."""
+    row = int(a[ROW])
+    opened = market[row + 1, MARK_OPEN]
+    equity, carried, mark, peak = a[EQUITY], a[POSITION], a[MARK], a[PEAK]
+    for column in range(ORDER_QUANTITY, FUNDING_TERM + 1):
+        a[column] = 0.0
+    change = wanted_change(a, contract)
+    if carried != 0.0:
+        charge_funding(a, market[row + 1, FUNDING_IN_GAP], mark, tiers)  # stamps of missing bars, at the last mark
+        charge_funding(a, market[row + 1, FUNDING_AT_OPEN], opened, tiers)
+        if is_breached(carried, a[LIQUIDATION], opened):
+            liquidate(a, opened, contract)
+    if change != 0.0 and a[LIQUIDATED] == 0.0:  # a liquidation at the open cancels the order that was waiting
+        trade(a, change, market, row, contract, tiers)
+    if a[POSITION] != 0.0:
+        adverse = market[row + 1, MARK_LOW] if a[POSITION] > 0.0 else market[row + 1, MARK_HIGH]
+        if is_breached(a[POSITION], a[LIQUIDATION], adverse):
+            liquidate(a, opened, contract)
+        for stamp in range(FUNDING_INSIDE, market.shape[1]):
+            charge_funding(a, market[row + 1, stamp], opened, tiers)
+            if a[POSITION] != 0.0 and is_breached(a[POSITION], a[LIQUIDATION], adverse):
+                liquidate(a, opened, contract)
+    a[ROW] = row + 1
+    a[MARK] = market[row + 1, MARK_CLOSE]
+    a[EQUITY] = a[WALLET] + a[POSITION] * (a[MARK] - a[ENTRY])
+    a[PEAK] = max(peak, a[EQUITY])
+    reference = market[row + 1, OPEN]
+    a[MARKET_PNL] = (
+        carried * (a[MARK] - mark)
+        + a[FILL_QUANTITY] * (a[MARK] - reference)
+        + a[LIQUIDATED_QUANTITY] * (a[MARK] - a[LIQUIDATED_AT])
+    )
+    a[HELD] = a[HELD] + 1.0 if a[POSITION] != 0.0 else 0.0
+    _margin_ratio(a, tiers)
+    _reward(a, equity, peak, contract)
+    _end(a, contract)
+
+
+@compiled
+def _margin_ratio(a: Floats, tiers: Floats) -> None:
+    """Maintenance margin over margin balance at mark; a position is liquidated as it reaches 1."""
+    a[MARGIN_RATIO] = 0.0
+    if a[POSITION] != 0.0:
+        balance = a[MARGIN] + a[POSITION] * (a[MARK] - a[ENTRY])
+        needed = maintenance_margin(abs(a[POSITION]) * a[MARK], tiers)
+        a[MARGIN_RATIO] = needed / balance if balance > needed else 1.0
+
+
+@compiled
+def _reward(a: Floats, equity: float, peak: float, contract: Floats) -> None:
+    """Fill in the active reward terms, weighted, and their sum."""
+    start = contract[START_EQUITY]
+    if contract[W_LOG] != 0.0:
+        a[LOG_RETURN] = contract[W_LOG] * log_return(equity, a[EQUITY], start)
+    if contract[W_SIMPLE] != 0.0:
+        a[SIMPLE_RETURN] = contract[W_SIMPLE] * (a[EQUITY] - equity) / start
+    if contract[W_SHARPE] != 0.0:
+        change = a[EQUITY] / equity - 1.0
+        value, a[MEAN], a[SQUARE] = differential_sharpe(change, a[MEAN], a[SQUARE], contract[SHARPE_RATE])
+        a[SHARPE] = contract[W_SHARPE] * value
+    if contract[W_DRAWDOWN] != 0.0:
+        a[DRAWDOWN] = -contract[W_DRAWDOWN] * drawdown_increase(equity, peak, a[EQUITY], a[PEAK])
+    if contract[W_COSTS] != 0.0:
+        a[COSTS] = -contract[W_COSTS] * (a[FEE] + a[SPREAD_COST] + a[IMPACT_COST] + a[CLEARANCE]) / equity
+    if contract[W_FUNDING] != 0.0:
+        a[FUNDING_TERM] = -contract[W_FUNDING] * a[FUNDING] / equity
+    a[REWARD] = a[LOG_RETURN] + a[SIMPLE_RETURN] + a[SHARPE] + a[DRAWDOWN] + a[COSTS] + a[FUNDING_TERM]
+
+
+@compiled
+def _end(a: Floats, contract: Floats) -> None:
+    """Decide whether the episode ended, and why; what ends the account comes before what ends the data."""
+    code = 0
+    if a[LIQUIDATED] != 0.0 and contract[GO_ON] == 0.0:
+        code = ENDED_LIQUIDATION
+    elif a[EQUITY] < contract[RUIN] * contract[START_EQUITY]:
+        code = ENDED_RUIN
+    elif a[EQUITY] < (1.0 - contract[DRAWDOWN_LIMIT]) * a[PEAK]:
+        code = ENDED_DRAWDOWN
+    elif a[ROW] >= contract[LAST_ROW]:
+        code = ENDED_DATA
+    elif a[ROW] >= a[END]:
+        code = ENDED_LENGTH
+    a[END_CODE] = code
+    a[OUTCOME] = 0 if code == 0 else (TRUNCATED if code >= ENDED_LENGTH else TERMINATED)
+
+
+@compiled
+def observe(a: Floats, table: NDArray[np.float32], contract: Floats, out: NDArray[np.float32]) -> None:
+    """Write the observation of an account: the market's row, then the account's columns, clipped to their bounds."""
+    row = int(a[ROW])
+    width = table.shape[1]
+    for column in range(width):
+        out[column] = table[row, column]
+    equity, position, mark = a[EQUITY], a[POSITION], a[MARK]
+    safe = max(equity, 1e-6 * contract[START_EQUITY])
+    exposure, unrealised, distance, free = 0.0, 0.0, 1.0, 1.0
+    if position != 0.0:
+        exposure = position * mark / (safe * a[LEVERAGE])
+        unrealised = position * (mark - a[ENTRY]) / safe
+        distance = abs(mark - a[LIQUIDATION]) / mark
+        free = (a[WALLET] - a[MARGIN]) / safe
+    out[width] = min(max(exposure, -1.0), 1.0)
+    out[width + 1] = min(max(unrealised, -2.0), 2.0)
+    out[width + 2] = min(max(a[MARGIN_RATIO], 0.0), 1.0)
+    out[width + 3] = min(distance, 1.0)
+    out[width + 4] = min(max(math.log(safe / contract[START_EQUITY]), -5.0), 5.0)
+    out[width + 5] = min(max(1.0 - equity / a[PEAK], 0.0), 1.0)
+    out[width + 6] = a[APPLIED]
+    out[width + 7] = min(max(free, 0.0), 1.0)
+    out[width + 8] = min(a[HELD] / HOLDING_SCALE, 1.0)
+
+
+@compiled
+def step(
+    market: Floats, table: NDArray[np.float32], contract: Floats, accounts: Floats, obs: NDArray[np.float32], mode: int
+) -> int:
+    """Advance or reset every lane as ``mode`` says; returns how many episodes ended in this call."""
+    tiers = contract[TIERS:].reshape((-1, 4))
+    ended = 0
+    for lane in range(accounts.shape[1]):
+        a = accounts[0, lane]
+        if mode == MODE_RESET:
+            if a[RESET] == 0.0:
+                continue
+            reset_account(a, market, contract)
+        elif mode == MODE_NEXT_STEP and a[OUTCOME] != 0.0:
+            reset_account(a, market, contract)
+        else:
+            advance(a, market, contract, tiers)
+            if a[OUTCOME] != 0.0:
+                ended += 1
+                if mode == MODE_SAME_STEP:
+                    observe(a, table, contract, obs[1, lane])
+                    accounts[1, lane] = a
+                    reset_account(a, market, contract)
+                    a[OUTCOME], a[REWARD] = accounts[1, lane, OUTCOME], accounts[1, lane, REWARD]
+        observe(a, table, contract, obs[0, lane])
+    return ended

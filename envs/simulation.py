@@ -1,0 +1,180 @@
+"""Simulation: N accounts over one market; reset, step (one compiled call), observe. Knows no family.
+
+A family describes its game once (:class:`Game`: tables, parameters, names, compiled kernel); many environments and all
+lanes share it. The simulation owns what changes: account rows, observations and the episode starts that each lane's
+generator has already drawn.
+
+Account rows are ``(2, N, K)`` float64: ``[0]`` is live, ``[1]`` holds the last row of lanes that a SAME_STEP call
+reset. Observations are ``(2, N, D)`` float32 in the same way. Row numbers and codes are exact as floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from markets.bars import Bars
+from markets.errors import ActionError, ConfigError
+
+# The columns that every family's account rows begin with.
+HEAD = ("row", "end", "next_start", "reset", "outcome", "end_code", "reward", "equity", "leverage", "cost_scale")
+ROW, END, NEXT_START, RESET, OUTCOME, END_CODE, REWARD, EQUITY, LEVERAGE, COST_SCALE = range(len(HEAD))
+
+# How a call of the kernel treats the lanes.
+MODE_RESET, MODE_NEXT_STEP, MODE_SAME_STEP, MODE_DISABLED = range(4)
+
+RUNNING, TERMINATED, TRUNCATED = range(3)  # outcome of a step
+END_CODES = ("", "liquidation", "ruin", "drawdown limit", "episode length", "end of the split")
+ENDED_LIQUIDATION, ENDED_RUIN, ENDED_DRAWDOWN, ENDED_LENGTH, ENDED_DATA = range(1, 6)
+END_NAMES = np.array(END_CODES, dtype=object)
+
+
+@dataclass(frozen=True, eq=False)
+class Game:
+    """What a family's rules, one market and one configuration fix; shared by every lane and never written to.
+
+    Attributes:
+        kernel: ``(market (T, M), table (T, F), contract (P,), accounts (2, N, K), obs (2, N, D), mode) -> ended lanes``.
+        columns: names of the K account columns, beginning with ``HEAD``.
+        action_columns: where the host puts an action's numbers.
+        info: info key -> account column; ``flags`` are those that are truth values.
+        terms: reward term -> account column.
+        first, last: first and last row of the split that an observation may stand on.
+        episode: longest episode in bars; ``random_start`` draws where it begins.
+        recipe: family and configuration it was made from, enough to make it again.
+    """
+
+    kernel: Callable[..., int]
+    bars: Bars
+    market: NDArray[np.float64]
+    table: NDArray[np.float32]
+    contract: NDArray[np.float64]
+    columns: tuple[str, ...]
+    action_columns: slice
+    info: dict[str, int]
+    flags: frozenset[str]
+    terms: dict[str, int]
+    names: tuple[str, ...]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    first: int
+    last: int
+    episode: int
+    random_start: bool
+    in_sample: bool
+    defaults: dict[int, float]
+    recipe: tuple[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Simulation:
+    """N accounts that play one game, each with its own random generator for its episode starts."""
+
+    def __init__(self, game: Game, lanes: int) -> None:
+        if not isinstance(lanes, int) or lanes < 1:
+            raise ConfigError(f"num_envs={lanes!r} must be a whole number of at least 1")
+        self.game = game
+        self.lanes = lanes
+        self.accounts = np.zeros((2, lanes, len(game.columns)))
+        self.obs = np.zeros((2, lanes, len(game.names)), dtype=np.float32)
+        live = self.accounts[0]
+        live[:, NEXT_START] = -1.0
+        for column, value in game.defaults.items():
+            live[:, column] = value
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Bar index of each observation just returned, ``(N,)``."""
+        return self.accounts[0, :, ROW].astype(np.int64)
+
+    @property
+    def final_rows(self) -> NDArray[np.int64]:
+        """Bar index of the last observation of lanes that the last SAME_STEP call ended, ``(N,)``."""
+        return self.accounts[1, :, ROW].astype(np.int64)
+
+    def reset(self, generators: Sequence[np.random.Generator], mask: NDArray[np.bool_] | None, starts: Any, fresh: Any) -> None:
+        """Begin new episodes in the lanes of ``mask`` (all where None).
+
+        Args:
+            generators: one per lane, for starts that are not given.
+            starts: ``(N,)`` first rows or None; a given start uses up no random number.
+            fresh: ``(N,)`` True where the lane was seeded anew, which forgets the start drawn in advance.
+        """
+        live = self.accounts[0]
+        chosen = np.ones(self.lanes, bool) if mask is None else mask
+        live[:, RESET] = chosen
+        live[fresh, NEXT_START] = -1.0
+        kept = live[:, NEXT_START].copy()
+        if starts is None:
+            self.draw_starts(generators, chosen)
+        else:
+            live[chosen, NEXT_START] = starts[chosen]
+        self.run(MODE_RESET)
+        if starts is not None:
+            live[chosen, NEXT_START] = kept[chosen]
+
+    def draw_starts(self, generators: Sequence[np.random.Generator], chosen: NDArray[np.bool_] | None = None) -> None:
+        """Draw the next episode's first row for lanes that have none, from their own generators."""
+        game = self.game
+        column = self.accounts[0, :, NEXT_START]
+        wanted = column < 0.0 if chosen is None else (column < 0.0) & chosen
+        if not game.random_start:
+            column[wanted] = game.first
+            return
+        for lane in np.flatnonzero(wanted):
+            column[lane] = generators[lane].integers(game.first, game.last - game.episode + 1)
+
+    def row_of(self, start: Any) -> int:
+        """Return the row on which an episode that begins at time ``start`` stands first.
+
+        Raises:
+            ConfigError: outside the rows that the split can serve; the message names them.
+        """
+        game = self.game
+        row = game.bars.row_at(start)
+        if not game.first <= row < game.last:
+            raise ConfigError(
+                f"start={start!r} is outside the split: episodes can begin from {game.bars.time[game.first]} "
+                f"to {game.bars.time[game.last - 1]}"
+            )
+        return row
+
+    def set_actions(self, actions: Any) -> None:
+        """Copy ``(N, A)`` actions into the account rows.
+
+        Raises:
+            ActionError: wrong shape, or a number that is not finite; nothing was changed.
+        """
+        target = self.accounts[0, :, self.game.action_columns]
+        try:
+            values = np.asarray(actions, dtype=np.float64)
+            if values.shape != target.shape:
+                values = values.reshape(target.shape) if values.size == target.size else values
+        except (TypeError, ValueError) as error:
+            raise ActionError(f"action {actions!r} is not an array of numbers") from error
+        if values.shape != target.shape:
+            raise ActionError(f"action has shape {values.shape}, expected {target.shape}")
+        if not np.isfinite(values).all():
+            lane, number = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
+            raise ActionError(f"action[{lane}, {number}] is {values[lane, number]}; actions are finite numbers")
+        target[...] = values
+
+    def run(self, mode: int) -> int:
+        """Make one compiled call over all lanes and return how many episodes it ended."""
+        game = self.game
+        return int(game.kernel(game.market, game.table, game.contract, self.accounts, self.obs, mode))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"recipe": self.game.recipe, "lanes": self.lanes, "accounts": self.accounts, "obs": self.obs}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from envs.make import game_of
+
+        self.game = game_of(*state["recipe"])
+        self.lanes = state["lanes"]
+        self.accounts = np.array(state["accounts"])
+        self.obs = np.array(state["obs"])

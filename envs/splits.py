@@ -1,0 +1,38 @@
+"""Chronological splits: which rows of a set of bars belong to training, validation and test."""
+
+from __future__ import annotations
+
+from markets.bars import Bars
+from markets.errors import ConfigError, unknown
+
+SPLITS = ("train", "validation", "test")
+FRACTIONS = (0.6, 0.8)  # ends of the training and validation ranges where no dates are given
+
+
+def split_rows(bars: Bars, split: str, train_end: str | None, validation_end: str | None) -> tuple[int, int]:
+    """Return first row and end (exclusive) of a split.
+
+    A bar belongs to a range when it has closed by the range's end; a date alone counts to the end of that day.
+
+    Raises:
+        UnknownNameError: unknown split.
+        ConfigError: only one date, dates in the wrong order, or dates that leave a split empty.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    if (train_end is None) != (validation_end is None):
+        missing = "train_end" if train_end is None else "validation_end"
+        raise ConfigError(f"{missing} is missing: give both train_end and validation_end, or neither (fractions .6/.2/.2)")
+    total = len(bars)
+    if train_end is None:
+        edges = [0, int(FRACTIONS[0] * total), int(FRACTIONS[1] * total), total]
+    else:
+        edges = [0, bars.rows_closed_by(train_end), bars.rows_closed_by(validation_end), total]
+    for name, low, high in zip(SPLITS, edges, edges[1:], strict=False):
+        if high <= low:
+            raise ConfigError(
+                f"train_end={train_end!r}, validation_end={validation_end!r} leave split {name!r} empty; "
+                f"the bars run from {bars.time[0]} to {bars.close_time[-1]}"
+            )
+    place = SPLITS.index(split)
+    return edges[place], edges[place + 1]

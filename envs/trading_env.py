@@ -1,0 +1,301 @@
+"""TradingEnv (one account) and TradingVectorEnv (N lanes), family-agnostic, over the same compiled step."""
+
+from __future__ import annotations
+
+import logging
+import operator
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from envs.simulation import (
+    END_CODE,
+    END_CODES,
+    END_NAMES,
+    MODE_DISABLED,
+    MODE_NEXT_STEP,
+    MODE_SAME_STEP,
+    OUTCOME,
+    REWARD,
+    ROW,
+    RUNNING,
+    TERMINATED,
+    TRUNCATED,
+    Game,
+    Simulation,
+)
+from markets.errors import ActionError, ConfigError, unknown
+
+_log = logging.getLogger(__name__)
+
+RESET_OPTIONS = ("start", "reset_mask")
+INFO_LEVELS = ("full", "none")
+
+
+def _check_options(options: dict[str, Any] | None, valid: tuple[str, ...]) -> dict[str, Any]:
+    for key in options or {}:
+        if key not in valid:
+            raise unknown("reset option", key, valid)
+    return options or {}
+
+
+class TradingEnv(gym.Env[NDArray[np.float32], Any]):
+    """One account over one market, through the compiled step of its family.
+
+    ``obs_t`` knows bars 0..t; the action fills at the open of bar t+1; the reward is the change of equity to the close
+    of t+1. ``reset(options={"start": time})`` begins at the first bar that opens at or after ``time``.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self, game: Game, action_space: gym.Space[Any], info: str = "full") -> None:
+        if info not in INFO_LEVELS:
+            raise unknown("info level", info, INFO_LEVELS)
+        self.observation_space = gym.spaces.Box(game.low, game.high, dtype=np.float32)
+        self.action_space = action_space
+        self.render_mode = None
+        self.simulation = Simulation(game, 1)
+        self._full = info == "full"
+        self._ended = True
+        self._link()
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """A name per column of the observation."""
+        return self.simulation.game.names
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin an episode: ``(D,)`` observation and info; see the class for ``options``.
+
+        Raises:
+            UnknownNameError: unknown option.
+            ConfigError: a start outside the split.
+        """
+        options = _check_options(options, RESET_OPTIONS[:1])
+        start = options.get("start")
+        rows = None if start is None else np.array([self.simulation.row_of(start)])
+        super().reset(seed=seed)
+        self.simulation.reset([self.np_random], None, rows, np.array([seed is not None]))
+        self._ended = False
+        return self.simulation.obs[0, 0].copy(), self._info(self._account.tolist())
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Trade one bar; see :meth:`gymnasium.Env.step`.
+
+        Raises:
+            ActionError: not finite, or of another shape; nothing was changed.
+            gymnasium.error.ResetNeeded: the episode has ended, or none was begun.
+        """
+        if self._ended:
+            raise ResetNeeded("the episode has ended: call reset() before step()")
+        self._set_action(action)
+        simulation = self.simulation
+        simulation.run(MODE_DISABLED)
+        values = self._account.tolist()
+        outcome = values[OUTCOME]
+        self._ended = outcome != RUNNING
+        return simulation.obs[0, 0].copy(), values[REWARD], outcome == TERMINATED, outcome == TRUNCATED, self._info(values)
+
+    def close(self) -> None:
+        """Nothing is held open; may be called twice."""
+
+    def _set_action(self, action: Any) -> None:
+        try:
+            value = np.asarray(action, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ActionError(f"action {action!r} is not an array of numbers") from error
+        if value.size != self._action.size or value.ndim > 1:
+            raise ActionError(f"action has shape {value.shape}, expected {self.action_space.shape}")
+        for number in value.flat:
+            if not -1e300 < number < 1e300:  # false for NaN
+                raise ActionError(f"action is {action!r}; actions are finite numbers")
+        self._action[:] = value
+
+    def _info(self, values: list[float]) -> dict[str, Any]:
+        if not self._full:
+            return {}
+        info: dict[str, Any] = dict(zip(self._keys, self._pick(values), strict=True))
+        for key in self._flags:
+            info[key] = bool(info[key])
+        row = int(values[ROW])
+        info["time"] = self._times[row]
+        info["in_sample"] = self._in_sample
+        info["reward_terms"] = {name: values[column] for name, column in self._terms}
+        if self._labels is not None:
+            info["label"] = int(self._labels[row])
+        if values[OUTCOME]:
+            info["ended_by"] = END_CODES[int(values[END_CODE])]
+        return info
+
+    def _link(self) -> None:
+        """Bind what ``step`` needs; done again after a copy, since copied views would write to nowhere."""
+        game = self.simulation.game
+        self._account = self.simulation.accounts[0, 0]
+        self._action = self._account[game.action_columns]
+        self._keys = tuple(game.info)
+        self._pick = operator.itemgetter(*game.info.values())
+        self._flags = tuple(game.flags)
+        self._times = game.bars.close_time
+        self._labels = game.bars.labels
+        self._terms = tuple(game.terms.items())
+        self._in_sample = game.in_sample
+
+    def __getstate__(self) -> dict[str, Any]:
+        linked = ("_account", "_action", "_keys", "_pick", "_flags", "_times", "_labels", "_terms", "_in_sample")
+        return {key: value for key, value in self.__dict__.items() if key not in linked}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._link()
+
+
+class TradingVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
+    """N accounts over one market in one compiled call; lane i seeded with ``seed + i`` equals the single env.
+
+    Infos hold one array ``(N,)`` per key. Returned arrays are fresh copies.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        action_space: gym.Space[Any],
+        num_envs: int,
+        info: str = "full",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    ) -> None:
+        if info not in INFO_LEVELS:
+            raise unknown("info level", info, INFO_LEVELS)
+        try:
+            mode = AutoresetMode(autoreset_mode)
+        except ValueError as error:
+            raise unknown("autoreset_mode", autoreset_mode, [m.value for m in AutoresetMode]) from error
+        self.metadata = {"render_modes": [], "autoreset_mode": mode}
+        self.simulation = Simulation(game, num_envs)
+        self.num_envs = num_envs
+        self.render_mode = None
+        self.single_observation_space = gym.spaces.Box(game.low, game.high, dtype=np.float32)
+        self.single_action_space = action_space
+        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = gym.vector.utils.batch_space(action_space, num_envs)
+        self._full = info == "full"
+        self._started = False
+        self._generators: list[np.random.Generator] = []
+        self._mode = {AutoresetMode.NEXT_STEP: MODE_NEXT_STEP, AutoresetMode.SAME_STEP: MODE_SAME_STEP}.get(mode, MODE_DISABLED)
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """A name per column of the observation."""
+        return self.simulation.game.names
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin episodes: ``(N, D)`` observations and info arrays.
+
+        Args:
+            seed: one seed (lane i gets ``seed + i``), a list of N, or None to go on with the lanes' generators.
+            options: ``start``: one time or N of them; ``reset_mask``: ``(N,)`` bool, the lanes to reset.
+        """
+        options = _check_options(options, RESET_OPTIONS)
+        mask = self._mask(options.get("reset_mask"))
+        starts = self._starts(options.get("start"))
+        fresh = self._seed(seed, mask)
+        self.simulation.reset(self._generators, mask, starts, fresh)
+        if self._mode != MODE_DISABLED:
+            self.simulation.draw_starts(self._generators)
+        self._started = True
+        return self.simulation.obs[0].copy(), self._info()
+
+    def step(
+        self, actions: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Trade one bar in every lane; lanes that ended are handled as ``metadata["autoreset_mode"]`` says."""
+        simulation = self.simulation
+        if not self._started:
+            raise ResetNeeded("no episode was begun: call reset() before step()")
+        if self._mode == MODE_DISABLED and simulation.accounts[0, :, OUTCOME].any():
+            lane = int(simulation.accounts[0, :, OUTCOME].argmax())
+            raise ResetNeeded(f"the episode of lane {lane} has ended: reset it with options={{'reset_mask': ...}}")
+        simulation.set_actions(actions)
+        ended = simulation.run(self._mode)
+        if ended and self._mode != MODE_DISABLED:
+            simulation.draw_starts(self._generators)
+        live = simulation.accounts[0]
+        outcome = live[:, OUTCOME]
+        info = self._info()
+        if ended and self._mode == MODE_SAME_STEP:
+            self._add_final(info, outcome != RUNNING)
+        return simulation.obs[0].copy(), live[:, REWARD].copy(), outcome == TERMINATED, outcome == TRUNCATED, info
+
+    def _info(self, rows: int = 0) -> dict[str, Any]:
+        if not self._full:
+            return {}
+        game = self.simulation.game
+        values = self.simulation.accounts[rows].copy()  # one copy; the arrays handed out are its columns
+        info: dict[str, Any] = {key: values[:, column] for key, column in game.info.items()}
+        for key in game.flags:
+            info[key] = info[key] != 0.0
+        bars = values[:, ROW].astype(np.int64)
+        info["time"] = game.bars.close_time[bars]
+        info["in_sample"] = np.full(self.num_envs, game.in_sample)
+        info["reward_terms"] = {name: values[:, column] for name, column in game.terms.items()}
+        if game.bars.labels is not None:
+            info["label"] = game.bars.labels[bars]
+        return info
+
+    def _add_final(self, info: dict[str, Any], ended: NDArray[np.bool_]) -> None:
+        """Add the last observation and info of the lanes that ended, in Gymnasium's layout."""
+        final = np.full(self.num_envs, None, dtype=object)
+        for lane in np.flatnonzero(ended):
+            final[lane] = self.simulation.obs[1, lane].copy()
+        info["final_obs"], info["_final_obs"] = final, ended.copy()
+        if self._full:
+            last = self._info(rows=1)
+            codes = self.simulation.accounts[1, :, END_CODE].astype(np.int64)
+            last["ended_by"] = np.where(ended, END_NAMES[codes], None)
+            info["final_info"], info["_final_info"] = last, ended.copy()
+
+    def _seed(self, seed: int | list[int | None] | None, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        """Seed lanes and return which ones were; lanes without a seed keep (or get) their own generator."""
+        seeds: list[int | None]
+        if seed is None or isinstance(seed, (int, np.integer)):
+            seeds = [None if seed is None else int(seed) + lane for lane in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+        if len(seeds) != self.num_envs:
+            raise ConfigError(f"seed has {len(seeds)} values for {self.num_envs} lanes")
+        fresh = np.array([value is not None for value in seeds])
+        if mask is not None:
+            fresh &= mask
+        if not self._generators:
+            self._generators = [seeding.np_random(value)[0] for value in seeds]
+        else:
+            for lane in np.flatnonzero(fresh):
+                self._generators[lane] = seeding.np_random(seeds[lane])[0]
+        return fresh
+
+    def _mask(self, mask: Any) -> NDArray[np.bool_] | None:
+        if mask is None:
+            return None
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise ConfigError(f"reset_mask is {mask.dtype} {mask.shape}; expected ({self.num_envs},) bool with a True in it")
+        if not self._started:
+            raise ResetNeeded("the first reset must begin every lane: call it without reset_mask")
+        return mask
+
+    def _starts(self, start: Any) -> NDArray[np.int64] | None:
+        if start is None:
+            return None
+        times = [start] * self.num_envs if np.ndim(start) == 0 else list(start)
+        if len(times) != self.num_envs:
+            raise ConfigError(f"start has {len(times)} times for {self.num_envs} lanes")
+        known = {time: self.simulation.row_of(time) for time in set(times)}
+        return np.array([known[time] for time in times])

@@ -1,0 +1,1 @@
+"""The world: bars, causal tables, data sources, synthetic markets and the rules of contracts. Knows no model."""

@@ -1,0 +1,132 @@
+"""Reading a pandas table as bars: column names, time stamps, cuts, and errors that name column and row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from markets.bars import MARKS, PRICES, as_bound, as_interval, as_time
+from markets.errors import ConfigError, DataError, unknown
+
+if TYPE_CHECKING:
+    from markets.bars import Bars, Floats, Times
+
+TIME_NAMES = ("timestamp", "time", "date", "datetime", "open_time", "opentime", "close_time")
+RATE_NAMES = ("funding_rate", "fundingrate", "rate")
+STAMPS = ("open", "close")
+
+
+def bars_from_frame(
+    cls: type[Bars],
+    frame: pd.DataFrame,
+    *,
+    symbol: str,
+    interval: str | None,
+    stamp: str,
+    funding: pd.DataFrame | None,
+    start: str | None,
+    end: str | None,
+    market: str,
+    source: str,
+) -> Bars:
+    """Build :class:`~markets.bars.Bars` from one asset's table; see ``Bars.from_frame``."""
+    if stamp not in STAMPS:
+        raise unknown("stamp", stamp, STAMPS)
+    if len(frame) < 2:
+        raise DataError(f"{len(frame)} rows: at least 2 bars are needed")
+    names = {str(name).strip().lower(): name for name in frame.columns}
+    times = _times(frame, names, TIME_NAMES)
+    length = as_interval(interval) if interval else _most_frequent_step(times)
+    if stamp == "close":
+        times = times - length
+    keep = _kept(times, length, start, end)
+    missing = [name for name in (*PRICES, "volume") if name not in names]
+    if missing:
+        raise DataError(f"column {missing[0]!r} is missing; the columns are {', '.join(map(str, frame.columns))}. Use rename=old:new to name one")
+    present = [*PRICES, "volume", *(name for name in MARKS if name in names)]
+    columns = {name: numbers(frame[names[name]], name)[keep][:, None] for name in present}
+    times = times[keep]
+    events, rates = _funding(funding, times, length)
+    return cls(
+        time=times, interval=length, symbols=(symbol or "ASSET",), **columns,
+        funding_time=events, funding_rate=rates, market=market, source=source,
+    )  # fmt: skip
+
+
+def numbers(column: pd.Series, name: str) -> Floats:
+    """Read a column as float64; text that is no number is an error with its row."""
+    values = pd.to_numeric(column, errors="coerce")
+    wrong = (values.isna() & column.notna()).to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(f"column {name!r}, row {row}: {column.iloc[row]!r} is not a number")
+    return np.array(values, dtype=np.float64)
+
+
+def _times(frame: pd.DataFrame, names: dict[str, Any], candidates: tuple[str, ...]) -> Times:
+    """Find the time column (or a DatetimeIndex) and read it as UTC datetime64[ns]."""
+    found = next((name for name in candidates if name in names), None)
+    if found is not None:
+        return read_times(frame[names[found]], found)
+    if isinstance(frame.index, pd.DatetimeIndex):
+        return read_times(frame.index.to_series(), "index")
+    raise DataError(
+        f"no time column: expected a DatetimeIndex or one of {', '.join(candidates)}; the columns are {', '.join(map(str, frame.columns))}. Use rename=old:timestamp to name one"
+    )
+
+
+def read_times(column: pd.Series, name: str) -> Times:
+    """Read times: datetimes, ISO text, or epoch numbers in s, ms, us or ns (told apart by their size)."""
+    if pd.api.types.is_numeric_dtype(column):
+        if column.isna().any():
+            raise DataError(f"column {name!r}, row {int(column.isna().to_numpy().argmax())}: not a time")
+        size = float(column.abs().max())
+        unit = next(unit for limit, unit in ((1e11, "s"), (1e14, "ms"), (1e17, "us"), (np.inf, "ns")) if size < limit)
+        stamps = pd.to_datetime(column, unit=unit, utc=True)  # type: ignore[call-overload]
+    else:
+        stamps = pd.to_datetime(column, utc=True, errors="coerce", format=None if _is_time(column) else "ISO8601")
+        wrong = stamps.isna().to_numpy()
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(f"column {name!r}, row {row}: {column.iloc[row]!r} is not a time (ISO 8601 or an epoch number)")
+    return np.array(stamps.dt.tz_localize(None), dtype="datetime64[ns]")
+
+
+def _is_time(column: pd.Series) -> bool:
+    return pd.api.types.is_datetime64_any_dtype(column)
+
+
+def _most_frequent_step(times: Times) -> np.timedelta64:
+    steps, counts = np.unique(np.diff(times), return_counts=True)
+    positive = steps > np.timedelta64(0)
+    if not positive.any():
+        raise DataError("column 'time': no row is later than the one before, so the bar length is unknown; pass interval=")
+    return np.timedelta64(steps[positive][counts[positive].argmax()], "ns")
+
+
+def _kept(times: Times, length: np.timedelta64, start: str | None, end: str | None) -> NDArray[np.bool_]:
+    keep = np.ones(len(times), bool)
+    if start:
+        keep &= times >= as_time(start, "start")
+    if end:
+        keep &= times + length <= as_bound(end, "end")
+    if keep.sum() < 2:
+        raise ConfigError(f"start={start!r}, end={end!r} leave {int(keep.sum())} bars; the data runs from {times[0]} to {times[-1]}")
+    return keep
+
+
+def _funding(frame: pd.DataFrame | None, times: Times, length: np.timedelta64) -> tuple[Times, Floats]:
+    """Read funding events within the bars; venues stamp them a few milliseconds late, so seconds are dropped."""
+    if frame is None:
+        return np.empty(0, "datetime64[ns]"), np.empty((0, 1))
+    names = {str(name).strip().lower(): name for name in frame.columns}
+    column = next((names[name] for name in RATE_NAMES if name in names), None)
+    if column is None:
+        raise DataError(f"funding: column 'funding_rate' is missing; the columns are {', '.join(map(str, frame.columns))}")
+    stamps = _times(frame, names, ("fundingtime", "funding_time", *TIME_NAMES))
+    stamps = stamps.astype("datetime64[m]").astype("datetime64[ns]")
+    keep = (stamps >= times.min()) & (stamps < times.max() + length)
+    return stamps[keep], numbers(frame[column], "funding_rate")[keep][:, None]

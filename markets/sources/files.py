@@ -1,0 +1,52 @@
+"""Sources ``parquet:`` and ``csv:``: candles, with optional funding, from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from markets.bars import Bars
+from markets.errors import ConfigError, DataError, require
+from markets.sources import find, reject_unknown
+
+OPTIONS = ("funding", "symbol", "interval", "stamp", "start", "end", "market", "rename")
+
+
+def load_parquet(path: str, options: dict[str, str], specification: str) -> Bars:
+    """Read a parquet file of candles (extra ``data``)."""
+    return _load("parquet", path, options, specification)
+
+
+def load_csv(path: str, options: dict[str, str], specification: str) -> Bars:
+    """Read a CSV file of candles; compressed files (``.gz``, ``.zip``) are opened by their ending."""
+    return _load("csv", path, options, specification)
+
+
+def _load(kind: str, path: str, options: dict[str, str], specification: str) -> Bars:
+    reject_unknown(options, OPTIONS, kind)
+    renames = _renames(options.pop("rename", ""))
+    funding = options.pop("funding", None)
+    table = None if funding is None else _read(find(funding)).rename(columns=renames)
+    frame = _read(find(path), kind).rename(columns=renames)
+    return Bars.from_frame(frame, funding=table, source=specification, **options)  # type: ignore[arg-type]
+
+
+def _read(file: Path, kind: str | None = None) -> pd.DataFrame:
+    """Read a table; without a kind (a funding file) the ending decides."""
+    kind = kind or ("parquet" if file.suffix in (".parquet", ".pq") else "csv")
+    try:
+        if kind == "parquet":
+            require("pyarrow", "data")
+            return pd.read_parquet(file)
+        return pd.read_csv(file)
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as {kind}: {error}") from error
+
+
+def _renames(text: str) -> dict[str, str]:
+    """Read ``old:new,old2:new2``."""
+    pairs = [part.rsplit(":", 1) for part in text.split(",") if part]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ConfigError(f"rename={text!r} is not of the form old:new,old2:new2")
+    return dict(pairs)  # type: ignore[arg-type]
