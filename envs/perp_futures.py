@@ -168,6 +168,20 @@ class PerpFutures:
         return gym.spaces.Box(-1.0, 1.0, (1,), dtype=np.float32)
 
     @staticmethod
+    def columns() -> list[tuple[str, str, str, str, str, str]]:
+        """Describe every observation column: name, formula, unit, how it is served, bounds, look-back in bars."""
+        market = [
+            (f.name, f.formula, f.unit, "scaled" if f.scaled else "as is", f"{f.low:g} .. {f.high:g}", str(f.look_back))
+            for f in features.FEATURES
+        ]
+        bounds = zip(kernel.ACCOUNT_LOW, kernel.ACCOUNT_HIGH, strict=True)
+        account = [
+            (name, formula, "account", "as is", f"{low:g} .. {high:g}", "-")
+            for name, formula, (low, high) in zip(kernel.ACCOUNT_NAMES, kernel.ACCOUNT_FORMULAS, bounds, strict=True)
+        ]
+        return [*market, *account]
+
+    @staticmethod
     def game(config: PerpFuturesConfig) -> Game:
         """Prepare market, features, contract and names for a configuration."""
         return _game(config)

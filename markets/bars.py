@@ -24,6 +24,7 @@ from markets.errors import ConfigError, DataError
 Floats = NDArray[np.float64]
 Times = NDArray[np.datetime64]
 
+_UNITS = {"m": "min", "d": "D", "w": "W"}  # how pandas spells what venues write
 PRICES = ("open", "high", "low", "close")
 MARKS = ("mark_open", "mark_high", "mark_low", "mark_close")
 YEAR = np.timedelta64(365 * 24 * 3600, "s")  # markets that never close
@@ -207,8 +208,8 @@ def as_interval(value: str | np.timedelta64 | pd.Timedelta, name: str = "interva
     """
     try:
         text = value.strip().lower() if isinstance(value, str) else value
-        if isinstance(text, str) and text.endswith("m"):
-            text = text + "in"  # pandas reads "m" as months
+        if isinstance(text, str) and text[-1:] in _UNITS:
+            text = text[:-1] + _UNITS[text[-1]]
         length = pd.Timedelta(text)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{name}={value!r} is not a length of time; write it as 1m, 15m, 1h or 1d") from error

@@ -1,0 +1,142 @@
+"""TensorBoard tags of training, and the choice of a checkpoint on the validation split.
+
+Tags, written once per rollout (averages over its bars and lanes unless said otherwise):
+
+=========================  =======================================================================================
+``account/equity``         equity of the lanes at the end of the rollout, in units of the start
+``account/drawdown``       mean drawdown of the lanes at the end of the rollout, a fraction
+``account/turnover``       traded notional per bar, in units of equity
+``account/costs``          fee + spread + impact + clearance fee per bar, in units of equity
+``account/funding``        funding paid per bar, in units of equity (negative: received)
+``account/leverage``       notional at mark, in units of equity
+``account/liquidations``   liquidations in the rollout
+``action/share_short``     share of actions below -1/3; ``share_flat``: within; ``share_long``: above 1/3
+``regime/share_NAME``      share of bars in each true regime, where the market is synthetic
+``validation/*``           score and growth of the deterministic policy over the whole validation split
+=========================  =======================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from tqdm.auto import tqdm
+
+from agents.vec_env import NativeVecEnv
+from envs import perp_kernel as kernel
+from envs.simulation import EQUITY, ROW
+
+
+class AccountTags(BaseCallback):
+    """Write what the accounts did during each rollout to TensorBoard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+
+    def _on_rollout_start(self) -> None:
+        self._sums = dict.fromkeys(("turnover", "costs", "funding", "leverage", "liquidations", "short", "long"), 0.0)
+        self._steps = 0
+
+    def _on_step(self) -> bool:
+        simulation = _native(self.training_env).simulation
+        accounts = simulation.accounts[0]
+        equity = np.maximum(accounts[:, EQUITY], 1e-9)
+        sums = self._sums
+        sums["turnover"] += float(np.mean(np.abs(accounts[:, kernel.FILL_QUANTITY]) * accounts[:, kernel.FILL_PRICE] / equity))
+        costs = accounts[:, [kernel.FEE, kernel.SPREAD_COST, kernel.IMPACT_COST, kernel.CLEARANCE]].sum(axis=1)
+        sums["costs"] += float(np.mean(costs / equity))
+        sums["funding"] += float(np.mean(accounts[:, kernel.FUNDING] / equity))
+        sums["leverage"] += float(np.mean(np.abs(accounts[:, kernel.POSITION]) * accounts[:, kernel.MARK] / equity))
+        sums["liquidations"] += float(accounts[:, kernel.LIQUIDATED].sum())
+        action = accounts[:, kernel.ACTION]
+        sums["short"] += float(np.mean(action < -1.0 / 3.0))
+        sums["long"] += float(np.mean(action > 1.0 / 3.0))
+        self._steps += 1
+        return True
+
+    def _on_rollout_end(self) -> None:
+        simulation = _native(self.training_env).simulation
+        accounts, steps, sums = simulation.accounts[0], max(self._steps, 1), self._sums
+        start = simulation.game.contract[kernel.START_EQUITY]
+        self.logger.record("account/equity", float(np.mean(accounts[:, EQUITY])) / start)
+        self.logger.record("account/drawdown", float(np.mean(1.0 - accounts[:, EQUITY] / accounts[:, kernel.PEAK])))
+        for name in ("turnover", "costs", "funding", "leverage"):
+            self.logger.record(f"account/{name}", sums[name] / steps)
+        self.logger.record("account/liquidations", sums["liquidations"])
+        short, long = sums["short"] / steps, sums["long"] / steps
+        for name, share in (("short", short), ("flat", 1.0 - short - long), ("long", long)):
+            self.logger.record(f"action/share_{name}", share)
+        bars = simulation.game.bars
+        if bars.labels is not None:
+            labels = bars.labels[accounts[:, ROW].astype(np.int64)]
+            for code, name in enumerate(bars.label_names):
+                self.logger.record(f"regime/share_{name}", float(np.mean(labels == code)))
+
+
+class ValidationChoice(BaseCallback):
+    """Score the deterministic policy on the validation split at even intervals and keep the best weights.
+
+    Args:
+        evaluate: policy -> scores; must hold ``score``. A score that is not a number is never best.
+        every: steps between evaluations.
+    """
+
+    def __init__(self, evaluate: Callable[[Any], dict[str, float]], every: int) -> None:
+        super().__init__()
+        self._evaluate = evaluate
+        self._every = every
+        self._next = every
+        self.best_score = -np.inf
+        self.best_steps = 0
+        self.best_state: dict[str, torch.Tensor] | None = None
+        self.history: list[dict[str, float]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:  # the weights of the last update are in place here
+        if self.num_timesteps >= self._next:
+            self.check()
+
+    def check(self) -> None:
+        """Score the present weights."""
+        self._next = self.num_timesteps + self._every
+        scores = self._evaluate(self.model.policy)
+        for name, value in scores.items():
+            self.logger.record(f"validation/{name}", value)
+        self.history.append({"steps": float(self.num_timesteps), **scores})
+        if np.isfinite(scores["score"]) and scores["score"] > self.best_score:
+            self.best_score, self.best_steps = scores["score"], self.num_timesteps
+            self.best_state = {k: v.detach().clone() for k, v in self.model.policy.state_dict().items()}
+
+
+class Progress(BaseCallback):
+    """Show a progress bar over the steps."""
+
+    def __init__(self, total: int, enabled: bool = True) -> None:
+        super().__init__()
+        self._bar: Any = None
+        self._total = total
+        self._enabled = enabled
+
+    def _on_training_start(self) -> None:
+        self._bar = tqdm(total=self._total, unit="step", unit_scale=True, disable=not self._enabled)
+
+    def _on_step(self) -> bool:
+        self._bar.update(self.num_timesteps - self._bar.n if self._enabled else 0)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._bar.close()
+
+
+def _native(env: Any) -> NativeVecEnv:
+    while not isinstance(env, NativeVecEnv):
+        env = env.venv
+    return env

@@ -1,0 +1,77 @@
+"""Comparison: load saved agents, rebuild their environment, and put runs of one recipe into one row of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agents.artefact import PolicyAgent, load
+from agents.baselines import BASELINES
+from agents.evaluation import evaluate, over_seeds
+from agents.training import resolve
+from markets.errors import ArtefactError
+
+RECIPE = ("env", "algo", "arguments", "settings", "policy", "lanes")  # runs that share these differ by their seed only
+
+
+def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: bool = True) -> dict[str, Any]:
+    """Evaluate the agents in ``paths`` and every baseline on ``split``.
+
+    Args:
+        changes: environment arguments that replace the saved ones.
+
+    Returns:
+        The result of :func:`agents.evaluation.evaluate`, with ``table``: baselines, one row per recipe over its runs
+        (interquartile mean) where there are several, then each run.
+
+    Raises:
+        ArtefactError: the agents were trained on different environments, arguments or feature scalers.
+    """
+    agents = [load(path) for path in paths]
+    first = agents[0]
+    for path, agent in zip(paths, agents, strict=True):
+        _check_same(path, agent, first)
+    family, config = resolve(first.manifest["env"], {**first.manifest["arguments"], **changes})
+    config = replace(config, split=split, scaler=first.scaler, episode_bars=None, random_start=None)
+    named = _names(agents)
+    result = evaluate(dict(zip(named, agents, strict=True)), family, config, quiet=quiet)
+    rows = result["rows"]
+    merged = {name: rows[name] for name in BASELINES}
+    for recipe, names in _recipes(named, agents).items():
+        if len(names) > 1:
+            merged[f"{recipe}, {len(names)} runs (IQM)"] = over_seeds([rows[name] for name in names])
+    merged |= {name: rows[name] for name in named}
+    return {**result, "table": merged, "baselines": list(BASELINES), "agents": {n: str(p) for n, p in zip(named, paths, strict=True)}}
+
+
+def _check_same(path: Path, agent: PolicyAgent, first: PolicyAgent) -> None:
+    for key in ("env", "arguments"):
+        if agent.manifest[key] != first.manifest[key]:
+            raise ArtefactError(
+                f"{path}: {key} differs from the first agent's ({agent.manifest[key]} against {first.manifest[key]}); "
+                "evaluate them in separate calls"
+            )
+    if agent.scaler.hash != first.scaler.hash:
+        raise ArtefactError(f"{path}: its feature scaler differs from the first agent's: it was trained on other bars")
+
+
+def _names(agents: Sequence[PolicyAgent]) -> list[str]:
+    """Name agents by algorithm and seed, with a counter where that repeats."""
+    names: list[str] = []
+    for agent in agents:
+        name = f"{agent.manifest['name']} seed {agent.manifest['seed']}"
+        names.append(name if name not in names else f"{name} ({len(names) + 1})")
+    return names
+
+
+def _recipes(names: Sequence[str], agents: Sequence[PolicyAgent]) -> dict[str, list[str]]:
+    """Group runs that share everything but the seed."""
+    groups: dict[str, list[str]] = {}
+    labels: dict[str, str] = {}
+    for name, agent in zip(names, agents, strict=True):
+        key = repr([agent.manifest[part] for part in RECIPE])
+        label = labels.setdefault(key, str(agent.manifest["name"]) + ("" if not labels else f" #{len(labels) + 1}"))
+        groups.setdefault(label, []).append(name)
+    return groups

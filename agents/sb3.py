@@ -1,0 +1,95 @@
+"""Builders for Stable-Baselines3 algorithms, with defaults tuned for many native lanes on a CPU.
+
+SB3's own defaults expect a few lanes and long rollouts. With hundreds of lanes short rollouts and large minibatches
+keep the processor busy; hyperparameters that the user names replace these, one by one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
+
+from markets.errors import ConfigError, unknown
+
+ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "elu": torch.nn.ELU, "silu": torch.nn.SiLU}
+POLICY = {"net_arch": [64, 64], "activation_fn": "tanh", "log_std_init": -0.7}
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One row of ``ALGORITHMS``: class, policy class and defaults."""
+
+    kind: type[OnPolicyAlgorithm]
+    policy: type[ActorCriticPolicy]
+    lanes: int
+    settings: dict[str, Any]
+
+
+ALGORITHMS = {
+    "ppo": Algorithm(
+        PPO, ActorCriticPolicy, 256,
+        {"n_steps": 64, "batch_size": 4096, "n_epochs": 4, "learning_rate": 3e-4, "gamma": 0.99, "gae_lambda": 0.95,
+         "clip_range": 0.2, "ent_coef": 0.0, "vf_coef": 0.5, "max_grad_norm": 0.5},
+    ),
+    "a2c": Algorithm(
+        A2C, ActorCriticPolicy, 256,
+        {"n_steps": 16, "learning_rate": 7e-4, "gamma": 0.99, "gae_lambda": 0.95, "ent_coef": 0.0, "vf_coef": 0.5,
+         "max_grad_norm": 0.5, "use_rms_prop": True, "normalize_advantage": True},
+    ),
+}  # fmt: skip
+
+
+def algorithm(name: str) -> Algorithm:
+    """Return a row of ``ALGORITHMS``.
+
+    Raises:
+        UnknownNameError: no such algorithm.
+    """
+    if name not in ALGORITHMS:
+        raise unknown("algo", name, ALGORITHMS)
+    return ALGORITHMS[name]
+
+
+def build_model(
+    name: str, env: VecEnv, seed: int, device: str = "auto", log_dir: str | None = None, settings: dict[str, Any] | None = None
+) -> OnPolicyAlgorithm:
+    """Build a model of algorithm ``name`` on a vector environment.
+
+    Args:
+        settings: hyperparameters that replace the defaults; ``net_arch``, ``activation_fn`` and ``log_std_init`` go to
+            the policy.
+
+    Raises:
+        UnknownNameError: a hyperparameter that the algorithm does not have.
+        ConfigError: a device that is not there.
+    """
+    row = algorithm(name)
+    given = dict(settings or {})
+    policy_kwargs = {key: given.pop(key, default) for key, default in POLICY.items()}
+    valid = [key for key in inspect.signature(row.kind.__init__).parameters if key not in ("self", "policy", "env", "seed")]
+    for key in given:
+        if key not in valid:
+            raise unknown(f"hyperparameter of {name}", key, [*valid, *POLICY])
+    try:
+        torch.device("cpu" if device == "auto" else device)
+        model: OnPolicyAlgorithm = row.kind(
+            row.policy, env, seed=seed, device=device, tensorboard_log=log_dir, verbose=0,
+            policy_kwargs=policy_arguments(policy_kwargs), **{**row.settings, **given},
+        )  # fmt: skip
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"{name} cannot be built with device={device!r}, settings={settings!r}: {error}") from error
+    return model
+
+
+def policy_arguments(plain: dict[str, Any]) -> dict[str, Any]:
+    """Turn names and numbers into the policy's constructor arguments."""
+    if plain["activation_fn"] not in ACTIVATIONS:
+        raise unknown("activation_fn", plain["activation_fn"], ACTIVATIONS)
+    return {**plain, "activation_fn": ACTIVATIONS[plain["activation_fn"]]}

@@ -1,0 +1,103 @@
+"""The native vector environment as a Stable-Baselines3 ``VecEnv``: one compiled call a step, no worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from envs.simulation import END_CODE, EQUITY, OUTCOME, TRUNCATED
+from envs.trading_env import TradingVectorEnv
+from markets.errors import ConfigError
+
+
+class NativeVecEnv(VecEnv):
+    """Bridge with SB3's conventions: ``terminal_observation``, ``TimeLimit.truncated`` and episode statistics in infos.
+
+    Args:
+        env: native vector environment in SAME_STEP mode.
+        reward_scale: multiplies the rewards the learner sees (log returns per bar are of the order of 0.01).
+
+    Raises:
+        ConfigError: another autoreset mode.
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any], reward_scale: float = 1.0) -> None:
+        if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
+            raise ConfigError(f"autoreset_mode={env.metadata.get('autoreset_mode')!r} must be SAME_STEP for SB3")
+        self.env = env
+        self.reward_scale = reward_scale
+        unwrapped = env.unwrapped
+        assert isinstance(unwrapped, TradingVectorEnv)
+        self.simulation = unwrapped.simulation
+        self._actions: NDArray[Any] = np.zeros(0)
+        self._returns = np.zeros(env.num_envs)
+        self._lengths = np.zeros(env.num_envs, dtype=np.int64)
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Begin every lane anew, with the seeds that ``seed`` set."""
+        seeds = list(self._seeds)
+        observations, _ = self.env.reset(seed=None if all(seed is None for seed in seeds) else seeds)
+        self._reset_seeds()
+        self._reset_options()
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+        return observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keep the actions for ``step_wait``."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Step every lane; infos are empty except where an episode ended."""
+        observations, rewards, terminated, truncated, _ = self.env.step(self._actions)
+        self._returns += rewards
+        self._lengths += 1
+        done = terminated | truncated
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for lane in np.flatnonzero(done):
+            infos[lane] = self._final(lane)
+            self._returns[lane], self._lengths[lane] = 0.0, 0
+        return observations, (rewards * self.reward_scale).astype(np.float32), done, infos
+
+    def _final(self, lane: int) -> dict[str, Any]:
+        last = self.simulation.accounts[1, lane]
+        return {
+            "terminal_observation": self.simulation.obs[1, lane].copy(),
+            "TimeLimit.truncated": bool(self.simulation.accounts[0, lane, OUTCOME] == TRUNCATED),
+            "episode": {"r": float(self._returns[lane]), "l": int(self._lengths[lane]), "t": 0.0},
+            "equity": float(last[EQUITY]),
+            "end_code": int(last[END_CODE]),
+        }
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Return an attribute, once per lane."""
+        return [getattr(self.env, attr_name) for _ in self._lanes(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of the environment that all lanes share."""
+        setattr(self.env, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Call a method of the environment, once, and return the answer per lane."""
+        answer = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        return [answer for _ in self._lanes(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
+        """No lane is a single wrapped environment."""
+        return [False for _ in self._lanes(indices)]
+
+    def _lanes(self, indices: None | int | Iterable[int]) -> Sequence[int]:
+        if indices is None:
+            return range(self.num_envs)
+        return [indices] if isinstance(indices, int) else list(indices)

@@ -1,0 +1,83 @@
+"""RegimeGym: Gymnasium environments and RL agents for regime-aware trading.
+
+``import regimegym`` (or ``gym.make("regimegym:PerpFutures-v0")``) registers every environment id. The same module is
+the command line: ``regimegym train ...`` or ``python -m regimegym train ...``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+PACKAGES = ("markets", "encoders", "envs", "agents", "scripts")
+VERBS = {
+    "demo": "train and evaluate on a synthetic market, about two minutes",
+    "train": "train an agent on bars and save it",
+    "evaluate": "walk saved agents and every baseline through a split",
+    "envs": "list the registered environments and their columns",
+}
+
+
+def _check_packages() -> None:
+    """Refuse to run when a folder of the user's hides one of our packages: it would fail later, and obscurely."""
+    home = Path(__file__).resolve().parent
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        places = [Path(place).resolve() for place in (spec.submodule_search_locations or ())] if spec else []
+        if home / name not in places:
+            found = places[0] if places else "nothing"
+            raise ImportError(
+                f"the import name {name!r} belongs to RegimeGym ({home / name}), but Python finds {found}. "
+                "Rename that folder, or run from another one."
+            )
+
+
+_check_packages()
+
+import envs  # noqa: E402
+from markets.bars import Bars  # noqa: E402
+from markets.errors import RegimeGymError, unknown  # noqa: E402
+from markets.sources import load as load_bars  # noqa: E402
+from markets.sources.memory import register_bars  # noqa: E402
+
+__all__ = ["Bars", "RegimeGymError", "envs", "load_bars", "main", "register_bars"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit status (2 for bad input, 130 after Ctrl-C)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="regimegym", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--version", action="version", version=f"regimegym {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    for name, text in VERBS.items():
+        verbs.add_parser(name, help=text, add_help=False)
+    if not words or words[0].startswith("-"):
+        parser.parse_args(words or ["--help"])
+        return 0
+    if words[0] not in VERBS:
+        sys.stderr.write(f"regimegym: {unknown('verb', words[0], VERBS)}\n")
+        return 2
+    script = importlib.import_module(f"scripts.{words[0]}")
+    command = argparse.ArgumentParser(prog=f"regimegym {words[0]}", description=script.__doc__)
+    script.add_arguments(command)
+    options = command.parse_args(words[1:])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return int(script.run(options))
+    except RegimeGymError as error:
+        sys.stderr.write(f"regimegym {words[0]}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"regimegym {words[0]}: stopped\n")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""What several verbs share on the command line: environment arguments as KEY=VALUE, and the log file of a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from markets.errors import ConfigError
+
+
+def add_env_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--env-arg KEY=VALUE``, repeatable."""
+    parser.add_argument(
+        "--env-arg", action="append", default=[], metavar="KEY=VALUE", help="argument of the environment, repeatable"
+    )
+
+
+def pairs(words: Sequence[str], flag: str) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` words; values are JSON where they parse as such, else text.
+
+    Raises:
+        ConfigError: a word without ``=``, or a key given twice.
+    """
+    result: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{flag} {word!r} is not KEY=VALUE")
+        if key in result:
+            raise ConfigError(f"{flag} {key!r} is given twice")
+        result[key] = value(text)
+    return result
+
+
+def value(text: str) -> Any:
+    """Read a number, true/false, null or a JSON list; everything else (dates, names) is text."""
+    named = {"True": True, "False": False, "None": None}
+    if text in named:
+        return named[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+@contextmanager
+def run_log(directory: Path, name: str) -> Iterator[Path]:
+    """Write every log line of a run to ``directory/name.log`` as well."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.log"
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield path
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -1,0 +1,33 @@
+"""Train PPO on a synthetic market and evaluate it on bars it never saw, against the baselines: about two minutes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+STEPS = 3_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, then evaluate on the test split."""
+    import regimegym
+
+    quiet = ["--quiet"] if options.quiet else []
+    _log.info("synthetic market with hidden regimes: what it shows is that the machinery works, not that a market can be beaten")
+    status = regimegym.main(
+        ["train", "--env", "PerpFutures-v0", "--algo", "ppo", "--steps", str(options.steps), "--seed", "0",
+         "--out", str(options.out), "--threads", str(options.threads), "--evaluations", "5", *quiet]
+    )  # fmt: skip
+    if status == 0:
+        status = regimegym.main(["evaluate", str(options.out), "--split", "test", *quiet])
+    return status

@@ -1,0 +1,69 @@
+"""Walk saved agents and every baseline through a split: table, equity and drawdown plot, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from markets.errors import MissingExtraError
+from scripts.arguments import add_env_arguments, pairs
+
+_log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("agents", nargs="+", type=Path, metavar="DIR", help="directories that regimegym train wrote")
+    parser.add_argument("--split", default="test", help="train, validation or test (default; each reading is logged)")
+    parser.add_argument("--bars", metavar="SPEC", help="other bars than the agents were trained on")
+    add_env_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes (default: the first agent's DIR)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate and write the report."""
+    from agents import report
+    from agents.comparison import compare
+
+    changes = pairs(options.env_arg, "--env-arg")
+    if options.bars is not None:
+        changes["bars"] = options.bars
+    result = compare(options.agents, options.split, changes, quiet=options.quiet)
+    out = options.out or options.agents[0]
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"evaluation-{options.split}"
+    content = {key: value for key, value in result.items() if key != "walks"}
+    (out / f"{name}.json").write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+    (out / f"{name}.md").write_text(report.markdown(result, result["table"]), encoding="utf-8")
+    if options.json:
+        sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    else:
+        show(result)
+    try:
+        _log.info("plot: %s", report.plot(result, out / f"{name}.png"))
+    except MissingExtraError as error:
+        _log.warning("no plot: %s", error)
+    _log.info("table: %s, numbers: %s", out / f"{name}.md", out / f"{name}.json")
+    return 0
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table and its notes to the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from agents import report
+
+    view = Table(*report.COLUMNS, show_lines=False)
+    for cells in report.table(result["table"]):
+        view.add_row(*cells)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
+    console.print(view)
+    for sentence in report.notes(result):
+        console.print(sentence, style="dim")
