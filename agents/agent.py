@@ -58,7 +58,9 @@ class Agent:
             raise ConfigError(f"agent {self.name!r} is not bound: call bind(env.get_wrapper_attr('observation_names'))")
         observation = np.asarray(observation, dtype=np.float32)
         if observation.ndim not in (1, 2) or observation.shape[-1] != self._width:
-            raise ConfigError(f"observation has shape {observation.shape}; {self.name!r} is bound to {self._width} columns")
+            raise ConfigError(
+                f"observation has shape {observation.shape}; {self.name!r} is bound to {self._width} columns"
+            )
         batch = np.atleast_2d(observation)[:, self._columns]
         actions, state = self.act(batch, state, episode_start, deterministic)
         return (actions[0] if observation.ndim == 1 else actions), state

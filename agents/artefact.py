@@ -54,7 +54,9 @@ class PolicyAgent(Agent):
         self.reads = tuple(manifest["observation"]["names"])
         self.bind(self.reads)
 
-    def act(self, columns: Observation, state: Any, episode_start: Any, deterministic: bool) -> tuple[NDArray[np.float32], Any]:
+    def act(
+        self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[np.float32], Any]:
         """Return the policy's actions, clipped to the action space."""
         actions, state = self.policy.predict(columns, state, episode_start, deterministic)
         return np.asarray(actions, dtype=np.float32), state
@@ -152,7 +154,10 @@ def _policy(manifest: Mapping[str, Any], data: bytes, device: str) -> ActorCriti
         gym.spaces.Box(np.array(part["low"], np.float32), np.array(part["high"], np.float32), dtype=np.float32)
         for part in (manifest["observation"], manifest["action"])
     ]
-    policy = row.policy(spaces[0], spaces[1], _no_schedule, **policy_arguments(manifest["policy"]))
+    noise: dict[str, Any] = {
+        "use_sde": bool(manifest["settings"].get("use_sde", False))
+    }  # state-dependent noise has weights of its own
+    policy = row.policy(spaces[0], spaces[1], _no_schedule, **noise, **policy_arguments(manifest["policy"]))
     tensors = load_tensors(data)
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():

@@ -1,6 +1,8 @@
-"""Baselines: the rungs that every score is read against. Exposures are in units of equity, 1x means unlevered.
+"""Baselines: the rungs that every score is read against.
 
-An action is a share of the environment's leverage L, so a baseline is told L to trade at 1x.
+``buy-and-hold``, ``always-short`` and ``volatility-targeted long`` are unlevered: reports walk them with leverage 1, so
+that the whole notional is posted as margin and a third of the price does not liquidate them. ``random`` and ``idle``
+play the agent's own game.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ class Idle(Agent):
 
     name = "idle"
 
-    def act(self, columns: Observation, state: Any, episode_start: Any, deterministic: bool) -> tuple[NDArray[np.float32], Any]:
+    def act(
+        self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[np.float32], Any]:
         """Return exposure 0."""
         return np.zeros((len(columns), 1), np.float32), state
 
@@ -33,73 +37,74 @@ class Random(Agent):
         super().__init__()
         self._generator = np.random.default_rng(seed)
 
-    def act(self, columns: Observation, state: Any, episode_start: Any, deterministic: bool) -> tuple[NDArray[np.float32], Any]:
+    def act(
+        self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[np.float32], Any]:
         """Return a uniform target (one draw for the whole batch, so that lanes see the same orders)."""
         target = self._generator.uniform(-1.0, 1.0)
         return np.full((len(columns), 1), target, np.float32), state
 
 
 class BuyAndHold(Agent):
-    """Buys 1x once and holds the quantity: asks for the exposure it has, which sends no further order."""
+    """Buys the whole exposure once and holds: asks for the exposure it has, which sends no further order."""
 
     name = "buy-and-hold"
     reads = ("exposure",)
 
-    def __init__(self, leverage: float) -> None:
-        super().__init__()
-        self._unit = 1.0 / leverage
-
-    def act(self, columns: Observation, state: Any, episode_start: Any, deterministic: bool) -> tuple[NDArray[np.float32], Any]:
-        """Return the present exposure, or 1x where there is none."""
+    def act(
+        self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[np.float32], Any]:
+        """Return the present exposure, or the whole one where there is none."""
         held = columns[:, :1]
-        return np.where(held == 0.0, np.float32(self._unit), held).astype(np.float32), state
+        return np.where(held == 0.0, np.float32(1.0), held).astype(np.float32), state
 
 
 class AlwaysShort(Agent):
-    """Keeps a short of 1x equity, rebalanced as the band allows."""
+    """Keeps the whole exposure short, rebalanced as the band allows."""
 
     name = "always-short"
 
-    def __init__(self, leverage: float) -> None:
-        super().__init__()
-        self._unit = 1.0 / leverage
-
-    def act(self, columns: Observation, state: Any, episode_start: Any, deterministic: bool) -> tuple[NDArray[np.float32], Any]:
-        """Return -1x."""
-        return np.full((len(columns), 1), -self._unit, np.float32), state
+    def act(
+        self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[np.float32], Any]:
+        """Return the whole exposure, short."""
+        return np.full((len(columns), 1), -1.0, np.float32), state
 
 
 class VolatilityTargetedLong(Agent):
-    """Long with exposure ``min(target / sigma, L)``, sigma the annual volatility of the last 168 bars."""
+    """Long with exposure ``min(target / sigma, 1)``, sigma the annual volatility of the last 168 bars."""
 
     name = "volatility-targeted long"
     reads = ("log_volatility_168",)
 
-    def __init__(self, leverage: float, target: float = 0.4) -> None:
+    def __init__(self, target: float = 0.4) -> None:
         super().__init__()
-        self._leverage = leverage
         self._target = target  # annual volatility of the account
 
-    def act(self, columns: Observation, state: Any, episode_start: Any, deterministic: bool) -> tuple[NDArray[np.float32], Any]:
+    def act(
+        self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[np.float32], Any]:
         """Return the exposure that aims at the target volatility."""
-        exposure = self._target * np.exp(-columns[:, :1])
-        return np.minimum(exposure / self._leverage, 1.0).astype(np.float32), state
+        return np.minimum(self._target * np.exp(-columns[:, :1]), 1.0).astype(np.float32), state
 
 
-BASELINES = ("idle", "random", "buy-and-hold", "always-short", "volatility-targeted long")
+BASELINES = {
+    "idle": Idle,
+    "random": Random,
+    "buy-and-hold": BuyAndHold,
+    "always-short": AlwaysShort,
+    "volatility-targeted long": VolatilityTargetedLong,
+}
+UNLEVERED = ("buy-and-hold", "always-short", "volatility-targeted long")  # walked with leverage 1
 
 
-def baseline(name: str, leverage: float, seed: int = 0) -> Agent:
-    """Make the baseline ``name`` for an environment of the given leverage.
+def baseline(name: str) -> Agent:
+    """Make the baseline ``name``.
 
     Raises:
         UnknownNameError: no such baseline.
     """
     if name not in BASELINES:
         raise unknown("baseline", name, BASELINES)
-    if name == "idle":
-        return Idle()
-    if name == "random":
-        return Random(seed)
-    kinds = {"buy-and-hold": BuyAndHold, "always-short": AlwaysShort, "volatility-targeted long": VolatilityTargetedLong}
-    return kinds[name](leverage)
+    agent: Agent = BASELINES[name]()
+    return agent

@@ -48,7 +48,9 @@ class AccountTags(BaseCallback):
         accounts = simulation.accounts[0]
         equity = np.maximum(accounts[:, EQUITY], 1e-9)
         sums = self._sums
-        sums["turnover"] += float(np.mean(np.abs(accounts[:, kernel.FILL_QUANTITY]) * accounts[:, kernel.FILL_PRICE] / equity))
+        sums["turnover"] += float(
+            np.mean(np.abs(accounts[:, kernel.FILL_QUANTITY]) * accounts[:, kernel.FILL_PRICE] / equity)
+        )
         costs = accounts[:, [kernel.FEE, kernel.SPREAD_COST, kernel.IMPACT_COST, kernel.CLEARANCE]].sum(axis=1)
         sums["costs"] += float(np.mean(costs / equity))
         sums["funding"] += float(np.mean(accounts[:, kernel.FUNDING] / equity))

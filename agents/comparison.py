@@ -43,7 +43,12 @@ def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: b
         if len(names) > 1:
             merged[f"{recipe}, {len(names)} runs (IQM)"] = over_seeds([rows[name] for name in names])
     merged |= {name: rows[name] for name in named}
-    return {**result, "table": merged, "baselines": list(BASELINES), "agents": {n: str(p) for n, p in zip(named, paths, strict=True)}}
+    return {
+        **result,
+        "table": merged,
+        "baselines": list(BASELINES),
+        "agents": {n: str(p) for n, p in zip(named, paths, strict=True)},
+    }
 
 
 def _check_same(path: Path, agent: PolicyAgent, first: PolicyAgent) -> None:

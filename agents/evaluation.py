@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from agents import metrics
 from agents.agent import Agent
-from agents.baselines import BASELINES, baseline
+from agents.baselines import BASELINES, UNLEVERED, baseline
 from envs import perp_kernel as kernel
 from envs.make import game_of
 from envs.simulation import COST_SCALE, END_CODE, END_CODES, EQUITY, MODE_DISABLED, OUTCOME, Game, Simulation
@@ -58,7 +58,9 @@ class Walk:
     scales: tuple[float, ...]
 
 
-def walk(agent: Agent, game: Game, scales: Sequence[float] = (1.0,), progress: Callable[[int], None] | None = None) -> Walk:
+def walk(
+    agent: Agent, game: Game, scales: Sequence[float] = (1.0,), progress: Callable[[int], None] | None = None
+) -> Walk:
     """Walk ``agent`` deterministically through the whole split of ``game`` at each cost scale."""
     simulation = Simulation(game, len(scales))
     simulation.accounts[0, :, COST_SCALE] = np.array(scales) * simulation.accounts[0, :, COST_SCALE]
@@ -80,7 +82,9 @@ def walk(agent: Agent, game: Game, scales: Sequence[float] = (1.0,), progress: C
         simulation.set_actions(actions)
         simulation.run(MODE_DISABLED)
         equity[step] = np.where(alive, accounts[:, EQUITY], equity[step - 1])
-        exposure[step] = np.where(alive, accounts[:, kernel.POSITION] * accounts[:, kernel.MARK] / np.maximum(equity[step], 1e-9), 0.0)
+        exposure[step] = np.where(
+            alive, accounts[:, kernel.POSITION] * accounts[:, kernel.MARK] / np.maximum(equity[step], 1e-9), 0.0
+        )
         for name, column in ITEMS.items():
             totals[name] += np.where(alive, accounts[:, column], 0.0)
         traded = np.abs(accounts[:, kernel.FILL_QUANTITY]) * accounts[:, kernel.FILL_PRICE]
@@ -94,7 +98,9 @@ def walk(agent: Agent, game: Game, scales: Sequence[float] = (1.0,), progress: C
             equity[step + 1 :] = equity[step]
             break
     times = game.bars.close_time[game.first : game.first + steps + 1]
-    reasons = tuple(END_CODES[code] if END_CODES[code] not in ("end of the split", "episode length") else "" for code in codes)
+    reasons = tuple(
+        END_CODES[code] if END_CODES[code] not in ("end of the split", "episode length") else "" for code in codes
+    )
     return Walk(times, equity, exposure, totals, turnover, reasons, tuple(scales))
 
 
@@ -109,7 +115,9 @@ def score(result: Walk, periods_per_year: float, seed: int = 0) -> dict[str, Any
         for name in ("log_growth", "sharpe", "max_drawdown")
     }
     years = len(returns) / periods_per_year
-    growths = [float(np.log(max(result.equity[-1, k] / result.equity[0, k], metrics.RUIN))) for k in range(len(result.scales))]
+    growths = [
+        float(np.log(max(result.equity[-1, k] / result.equity[0, k], metrics.RUIN))) for k in range(len(result.scales))
+    ]
     annual = np.sqrt(periods_per_year)
     low, high = intervals["log_growth"]
     return {
@@ -122,26 +130,33 @@ def score(result: Walk, periods_per_year: float, seed: int = 0) -> dict[str, Any
         "mean_exposure": float(np.mean(result.exposure[:, base])),
         **{name: float(total[base]) for name, total in result.items.items()},
         "ended_by": result.ended_by[base],
-        "total_return_at_cost_scale": {f"{scale:g}": float(np.expm1(g)) for scale, g in zip(result.scales, growths, strict=True)},
+        "total_return_at_cost_scale": {
+            f"{scale:g}": float(np.expm1(g)) for scale, g in zip(result.scales, growths, strict=True)
+        },
         "break_even_cost_scale": _finite(metrics.break_even_cost_scale(result.scales, growths)),
         "bars": len(returns),
         "years": years,
     }
 
 
-def evaluate(agents: Mapping[str, Agent], family: str, config: Any, seed: int = 0, quiet: bool = True) -> dict[str, Any]:
+def evaluate(
+    agents: Mapping[str, Agent], family: str, config: Any, seed: int = 0, quiet: bool = True
+) -> dict[str, Any]:
     """Walk every agent and every baseline through the split of ``config``.
 
     Returns:
         ``rows`` (name -> scores of :func:`score`), ``walks`` (name -> :class:`Walk`) and facts about the split.
     """
     game = game_of(family, config)
-    players = {**{name: baseline(name, config.leverage, seed) for name in BASELINES}, **agents}
+    plain = game_of(family, replace(config, leverage=1.0, contract_leverage=None))
+    players = {**{name: baseline(name) for name in BASELINES}, **agents}
     steps = min(game.last - game.first, game.episode)
     walks: dict[str, Walk] = {}
-    with tqdm(total=steps * len(players), unit="bar", unit_scale=True, disable=quiet, desc=f"evaluate {config.split}") as bar:
+    with tqdm(
+        total=steps * len(players), unit="bar", unit_scale=True, disable=quiet, desc=f"evaluate {config.split}"
+    ) as bar:
         for name, agent in players.items():
-            walks[name] = walk(agent, game, COST_SCALES, bar.update)
+            walks[name] = walk(agent, plain if name in UNLEVERED else game, COST_SCALES, bar.update)
     periods = game.bars.periods_per_year
     rows = {name: score(result, periods, seed) for name, result in walks.items()}
     touches = record_touch(game, list(agents)) if config.split == "test" else 0
@@ -165,7 +180,9 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, An
             values = np.array([float(row[name]) for row in rows])
             merged[name] = metrics.interquartile_mean(values)
             if name in ("total_return", "sharpe", "max_drawdown"):
-                merged[f"{name}_interval"] = [float(b) for b in metrics.interquartile_mean_interval(values, draws=DRAWS, seed=seed)]
+                merged[f"{name}_interval"] = [
+                    float(b) for b in metrics.interquartile_mean_interval(values, draws=DRAWS, seed=seed)
+                ]
         elif name == "total_return_at_cost_scale":
             merged[name] = {scale: metrics.interquartile_mean([row[name][scale] for row in rows]) for scale in value}
     merged["ended_by"] = ", ".join(sorted({row["ended_by"] for row in rows if row["ended_by"]}))
@@ -185,7 +202,12 @@ def record_touch(game: Game, names: Sequence[str]) -> int:
     """
     path = touch_log()
     key = f"{game.bars.hash}:{game.first}:{game.last}"
-    entry = {"split": key, "time": datetime.now(UTC).isoformat(timespec="seconds"), "source": game.bars.source, "agents": list(names)}
+    entry = {
+        "split": key,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": game.bars.source,
+        "agents": list(names),
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:

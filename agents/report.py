@@ -31,11 +31,14 @@ def markdown(evaluation: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]
 def notes(evaluation: Mapping[str, Any]) -> list[str]:
     """Return the sentences that belong under the table."""
     sentences = [
-        f"Split `{evaluation['split']}` of `{evaluation['source']}`, {evaluation['first'][:16]} to {evaluation['last'][:16]} UTC.",
-        f"Returns per bar, annualised with {evaluation['periods_per_year']:.0f} bars a year; after a termination the rest counts as flat.",
+        f"Split `{evaluation['split']}` of `{evaluation['source']}`, {evaluation['first'][:16]} to "
+        f"{evaluation['last'][:16]} UTC.",
+        f"Returns per bar, annualised with {evaluation['periods_per_year']:.0f} bars a year; after a termination the rest "
+        "counts as flat.",
         "Intervals of single agents: stationary bootstrap of the walk (mean block one week, 2,000 draws); of rows over "
-        "several runs: interquartile mean with a percentile bootstrap over runs, which says nothing about other periods.",
-        "Money in units of the start equity's currency. Break-even: the multiple of fee, spread and impact at which the return is 0.",
+        "several runs: interquartile mean with a percentile bootstrap over runs, silent on other periods.",
+        "Buy-and-hold, always-short and volatility-targeted long are unlevered (leverage 1, fully margined).",
+        "Money in the quote currency. Break-even: the multiple of fee, spread and impact at which the return is 0.",
     ]
     if evaluation["split"] == "test":
         sentences.append(f"This test range has been read {evaluation['touches']} time(s) on this machine.")

@@ -58,7 +58,12 @@ def algorithm(name: str) -> Algorithm:
 
 
 def build_model(
-    name: str, env: VecEnv, seed: int, device: str = "auto", log_dir: str | None = None, settings: dict[str, Any] | None = None
+    name: str,
+    env: VecEnv,
+    seed: int,
+    device: str = "auto",
+    log_dir: str | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> OnPolicyAlgorithm:
     """Build a model of algorithm ``name`` on a vector environment.
 
@@ -73,7 +78,9 @@ def build_model(
     row = algorithm(name)
     given = dict(settings or {})
     policy_kwargs = {key: given.pop(key, default) for key, default in POLICY.items()}
-    valid = [key for key in inspect.signature(row.kind.__init__).parameters if key not in ("self", "policy", "env", "seed")]
+    valid = [
+        key for key in inspect.signature(row.kind.__init__).parameters if key not in ("self", "policy", "env", "seed")
+    ]
     for key in given:
         if key not in valid:
             raise unknown(f"hyperparameter of {name}", key, [*valid, *POLICY])

@@ -83,9 +83,13 @@ def train(config: TrainingConfig) -> Path:
     family, arguments = resolve(config.env, config.arguments)
     lanes = config.lanes or algorithm(config.algo).lanes
     vector = gym.make_vec(
-        config.env, num_envs=lanes, vectorization_mode="vector_entry_point", autoreset_mode=AutoresetMode.SAME_STEP.value,
-        info="none", **{**config.arguments, "split": "train"},
-    )  # fmt: skip
+        config.env,
+        num_envs=lanes,
+        vectorization_mode="vector_entry_point",
+        autoreset_mode=AutoresetMode.SAME_STEP.value,
+        info="none",
+        **{**config.arguments, "split": "train"},
+    )
     env = NativeVecEnv(vector, REWARD_SCALE)
     model = build_model(config.algo, env, config.seed, config.device, str(config.out / "tensorboard"), config.settings)
     choice = ValidationChoice(_validation(family, arguments), max(config.steps // max(config.evaluations, 1), 1))
@@ -94,7 +98,15 @@ def train(config: TrainingConfig) -> Path:
         callbacks.append(choice)
     interrupted: KeyboardInterrupt | None = None
     started = time.perf_counter()
-    _log.info("training %s on %s, seed %d, %d lanes, %d steps, %s", config.algo, config.env, config.seed, lanes, config.steps, model.device)
+    _log.info(
+        "training %s on %s, seed %d, %d lanes, %d steps, %s",
+        config.algo,
+        config.env,
+        config.seed,
+        lanes,
+        config.steps,
+        model.device,
+    )
     try:
         model.learn(config.steps, callback=CallbackList(callbacks), tb_log_name=config.algo)
     except KeyboardInterrupt as error:
@@ -146,7 +158,9 @@ def _validation(family: str, config: Any) -> Callable[[ActorCriticPolicy], dict[
     return evaluate
 
 
-def _save(config: TrainingConfig, family: str, arguments: Any, model: Any, choice: ValidationChoice, seconds: float) -> Path:
+def _save(
+    config: TrainingConfig, family: str, arguments: Any, model: Any, choice: ValidationChoice, seconds: float
+) -> Path:
     if choice.best_state is not None:
         model.policy.load_state_dict(choice.best_state)
     game = game_of(family, arguments)

@@ -43,7 +43,7 @@ class NativeVecEnv(VecEnv):
     def reset(self) -> NDArray[np.float32]:
         """Begin every lane anew, with the seeds that ``seed`` set."""
         seeds = list(self._seeds)
-        observations, _ = self.env.reset(seed=None if all(seed is None for seed in seeds) else seeds)
+        observations, _ = self.env.reset(seed=None if all(seed is None for seed in seeds) else seeds)  # type: ignore[arg-type]
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0.0
@@ -61,7 +61,7 @@ class NativeVecEnv(VecEnv):
         self._lengths += 1
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for lane in np.flatnonzero(done):
+        for lane in np.flatnonzero(done).tolist():
             infos[lane] = self._final(lane)
             self._returns[lane], self._lengths[lane] = 0.0, 0
         return observations, (rewards * self.reward_scale).astype(np.float32), done, infos
@@ -97,7 +97,7 @@ class NativeVecEnv(VecEnv):
         """No lane is a single wrapped environment."""
         return [False for _ in self._lanes(indices)]
 
-    def _lanes(self, indices: None | int | Iterable[int]) -> Sequence[int]:
+    def _lanes(self, indices: int | Iterable[int] | None) -> Sequence[int]:
         if indices is None:
             return range(self.num_envs)
         return [indices] if isinstance(indices, int) else list(indices)

@@ -54,7 +54,7 @@ def game_of(family: str, config: Any) -> Game:
             _games.move_to_end(key)
             return _games[key]
     except TypeError:  # an object that cannot be hashed stays out of the cache
-        return kind.game(config)  # type: ignore[no-any-return]
+        return kind.game(config)
     game: Game = kind.game(config)
     if not is_cached(game.kernel):
         _log.info("compiling the %s step once for this machine; later runs load it from the cache", family)

@@ -96,7 +96,9 @@ class PerpFuturesConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
         if self.episode_bars is not None and not (isinstance(self.episode_bars, int) and self.episode_bars >= 0):
-            raise ConfigError(f"episode_bars={self.episode_bars!r} must be a whole number of at least 0 (0: whole split)")
+            raise ConfigError(
+                f"episode_bars={self.episode_bars!r} must be a whole number of at least 0 (0: whole split)"
+            )
         parse_reward(self.reward)
 
 
@@ -110,8 +112,8 @@ class PerpFuturesEnv(TradingEnv):
 
     ## Observation space
     Flat float32 ``Box`` with finite bounds: 32 market features known at the close of bar t (:mod:`markets.features`,
-    scaled on the training range only), then 9 account columns. ``env.get_wrapper_attr("observation_names")`` names them;
-    ``regimegym envs --columns`` prints formula, unit, bounds and look-back of each.
+    scaled on the training range only), then 9 account columns. ``env.get_wrapper_attr("observation_names")`` names
+    them; ``regimegym envs --columns`` prints formula, unit, bounds and look-back of each.
 
     ## Rewards
     ``ln(V' / V)`` of equity at mark by default; ``reward="log_return=1,drawdown=0.5"`` weighs named terms
@@ -205,14 +207,14 @@ def _game(config: PerpFuturesConfig) -> Game:
     length = config.episode_bars if config.episode_bars is not None else (0 if evaluating else TRAINING_EPISODE)
     if last - first < max(length, 1):
         raise DataError(
-            f"split {config.split!r} has {max(last - first, 0)} bars to trade after {first - 1} rows of warm-up and earlier "
-            f"splits; {max(length, 1)} are needed: pass more bars, other split dates or a smaller episode_bars"
+            f"split {config.split!r} has {max(last - first, 0)} bars to trade after {first - 1} rows of warm-up and "
+            f"earlier splits; {max(length, 1)} are needed: pass more bars, other split dates or a smaller episode_bars"
         )
     random_start = config.random_start if config.random_start is not None else not evaluating
     if evaluating and bars.close_time[first] <= scaler.train_end and not config.allow_in_sample:
         raise InSampleError(
-            f"split {config.split!r} begins at {bars.close_time[first]}, not later than the fitted range of the feature "
-            f"scaler, which ends at {scaler.train_end}; pass allow_in_sample=True to evaluate in-sample"
+            f"split {config.split!r} begins at {bars.close_time[first]}, not later than the fitted range of the "
+            f"feature scaler, which ends at {scaler.train_end}; pass allow_in_sample=True to evaluate in-sample"
         )
     episode = length or last - first
     contract = _contract(config, bars)
@@ -339,7 +341,9 @@ def _contract_vector(config: PerpFuturesConfig, contract: PerpetualContract, epi
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float, np.integer, np.floating))
+        or not low <= value <= high
+    ):
         raise ConfigError(f"{name}={value!r} must be a number from {low:g} to {high:g}")
-
-

@@ -40,7 +40,6 @@ from envs.simulation import (
 from markets.compiled import compiled
 from markets.perpetual import (
     ORDER_FILLED,
-    ORDER_NONE,
     ORDER_PARTIAL,
     REJECT_MARGIN,
     REJECT_NO_VOLUME,

@@ -38,7 +38,7 @@ class Game:
     """What a family's rules, one market and one configuration fix; shared by every lane and never written to.
 
     Attributes:
-        kernel: ``(market (T, M), table (T, F), contract (P,), accounts (2, N, K), obs (2, N, D), mode) -> ended lanes``.
+        kernel: ``(market (T, M), table (T, F), contract (P,), accounts (2, N, K), obs (2, N, D), mode) -> ended``.
         columns: names of the K account columns, beginning with ``HEAD``.
         action_columns: where the host puts an action's numbers.
         info: info key -> account column; ``flags`` are those that are truth values.
@@ -96,7 +96,9 @@ class Simulation:
         """Bar index of the last observation of lanes that the last SAME_STEP call ended, ``(N,)``."""
         return self.accounts[1, :, ROW].astype(np.int64)
 
-    def reset(self, generators: Sequence[np.random.Generator], mask: NDArray[np.bool_] | None, starts: Any, fresh: Any) -> None:
+    def reset(
+        self, generators: Sequence[np.random.Generator], mask: NDArray[np.bool_] | None, starts: Any, fresh: Any
+    ) -> None:
         """Begin new episodes in the lanes of ``mask`` (all where None).
 
         Args:
@@ -125,7 +127,7 @@ class Simulation:
         if not game.random_start:
             column[wanted] = game.first
             return
-        for lane in np.flatnonzero(wanted):
+        for lane in np.flatnonzero(wanted).tolist():
             column[lane] = generators[lane].integers(game.first, game.last - game.episode + 1)
 
     def row_of(self, start: Any) -> int:

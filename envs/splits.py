@@ -22,7 +22,9 @@ def split_rows(bars: Bars, split: str, train_end: str | None, validation_end: st
         raise unknown("split", split, SPLITS)
     if (train_end is None) != (validation_end is None):
         missing = "train_end" if train_end is None else "validation_end"
-        raise ConfigError(f"{missing} is missing: give both train_end and validation_end, or neither (fractions .6/.2/.2)")
+        raise ConfigError(
+            f"{missing} is missing: give both train_end and validation_end, or neither (fractions .6/.2/.2)"
+        )
     total = len(bars)
     if train_end is None:
         edges = [0, int(FRACTIONS[0] * total), int(FRACTIONS[1] * total), total]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -51,7 +51,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
     of t+1. ``reset(options={"start": time})`` begins at the first bar that opens at or after ``time``.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}
 
     def __init__(self, game: Game, action_space: gym.Space[Any], info: str = "full") -> None:
         if info not in INFO_LEVELS:
@@ -101,7 +101,13 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         values = self._account.tolist()
         outcome = values[OUTCOME]
         self._ended = outcome != RUNNING
-        return simulation.obs[0, 0].copy(), values[REWARD], outcome == TERMINATED, outcome == TRUNCATED, self._info(values)
+        return (
+            simulation.obs[0, 0].copy(),
+            values[REWARD],
+            outcome == TERMINATED,
+            outcome == TRUNCATED,
+            self._info(values),
+        )
 
     def close(self) -> None:
         """Nothing is held open; may be called twice."""
@@ -187,7 +193,9 @@ class TradingVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], Any, NDArray[An
         self._full = info == "full"
         self._started = False
         self._generators: list[np.random.Generator] = []
-        self._mode = {AutoresetMode.NEXT_STEP: MODE_NEXT_STEP, AutoresetMode.SAME_STEP: MODE_SAME_STEP}.get(mode, MODE_DISABLED)
+        self._mode = {AutoresetMode.NEXT_STEP: MODE_NEXT_STEP, AutoresetMode.SAME_STEP: MODE_SAME_STEP}.get(
+            mode, MODE_DISABLED
+        )
 
     @property
     def observation_names(self) -> tuple[str, ...]:
@@ -259,7 +267,7 @@ class TradingVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], Any, NDArray[An
         if self._full:
             last = self._info(rows=1)
             codes = self.simulation.accounts[1, :, END_CODE].astype(np.int64)
-            last["ended_by"] = np.where(ended, END_NAMES[codes], None)
+            last["ended_by"] = np.where(ended, END_NAMES[codes], "")
             info["final_info"], info["_final_info"] = last, ended.copy()
 
     def _seed(self, seed: int | list[int | None] | None, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -286,7 +294,9 @@ class TradingVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], Any, NDArray[An
             return None
         mask = np.asarray(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
-            raise ConfigError(f"reset_mask is {mask.dtype} {mask.shape}; expected ({self.num_envs},) bool with a True in it")
+            raise ConfigError(
+                f"reset_mask is {mask.dtype} {mask.shape}; expected ({self.num_envs},) bool with a True in it"
+            )
         if not self._started:
             raise ResetNeeded("the first reset must begin every lane: call it without reset_mask")
         return mask

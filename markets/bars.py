@@ -184,10 +184,12 @@ def as_time(value: Any, name: str) -> np.datetime64:
     """Read a date or a time (string, datetime, numpy; a zone is converted to UTC) as datetime64[ns]."""
     try:
         stamp = pd.Timestamp(value)
-        if stamp is pd.NaT:
+        if pd.isna(stamp):
             raise ValueError("not a time")
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{name}={value!r} is not a date or a time; write it as 2024-06-30 or 2024-06-30T12:00") from error
+        raise ConfigError(
+            f"{name}={value!r} is not a date or a time; write it as 2024-06-30 or 2024-06-30T12:00"
+        ) from error
     if stamp.tzinfo is not None:
         stamp = stamp.tz_convert("UTC").tz_localize(None)
     return stamp.to_datetime64().astype("datetime64[ns]")
@@ -254,7 +256,10 @@ def _check_time(bars: Bars) -> None:
     for wrong, text in (
         (steps < np.timedelta64(0), "is earlier than the row before: sort the rows by time"),
         (steps == np.timedelta64(0), "repeats the row before: drop the duplicate"),
-        (steps % bars.interval != np.timedelta64(0), f"is off the {bars.interval / np.timedelta64(60, 's'):g}-minute grid of the row before"),
+        (
+            steps % bars.interval != np.timedelta64(0),
+            f"is off the {bars.interval / np.timedelta64(60, 's'):g}-minute grid of the row before",
+        ),
     ):
         if wrong.any():
             row = int(wrong.argmax()) + 1
@@ -285,7 +290,9 @@ def _first(bars: Bars, name: str, wrong: NDArray[np.bool_], text: str) -> None:
     if len(bars.symbols) > 1:
         message += f" ({bars.symbols[asset]})"
     if rows[-1] == len(rows) - 1 and len(rows) < len(bars):  # the column begins late: the mend is one argument
-        message += f"; it begins at {bars.time[len(rows)]}: pass start={np.datetime_as_string(bars.time[len(rows)], 'm')}"
+        message += (
+            f"; it begins at {bars.time[len(rows)]}: pass start={np.datetime_as_string(bars.time[len(rows)], 'm')}"
+        )
     elif len(rows) > 1:
         message += f" ({len(rows)} such rows)"
     raise DataError(message)

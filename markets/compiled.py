@@ -43,20 +43,20 @@ def compiled(function: F) -> F:
     try:
         dispatcher = njit(function, cache=True, error_model="numpy")
     except RuntimeError:  # no writable place for a cache: a read-only installation without a home folder
-        return njit(function, error_model="numpy")  # type: ignore[no-any-return]
+        return njit(function, error_model="numpy")
     try:
         entry = dispatcher._cache._cache_file
         entry._source_stamp = (entry._source_stamp, fingerprint())
     except AttributeError:  # numba moved the private name, or the JIT is off: correct, but uncached
-        return njit(function, error_model="numpy")  # type: ignore[no-any-return]
-    return dispatcher  # type: ignore[no-any-return]
+        return njit(function, error_model="numpy")
+    return dispatcher
 
 
 def is_cached(function: Any) -> bool:
-    """Return True when ``function`` runs without compiling: already compiled here, cached on disk, or the JIT is off."""
+    """Return True when ``function`` runs without compiling: compiled here, cached on disk, or the JIT is off."""
     if not hasattr(function, "signatures") or function.signatures:
         return True
     try:
-        return any(Path(function._cache.cache_path).glob(function._cache._impl.filename_base + "*.nbc"))
+        return bool(function._cache._cache_file._load_index())
     except AttributeError:
         return False

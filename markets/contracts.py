@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -59,9 +60,11 @@ class PerpetualContract:
 
 def check_tiers(tiers: tuple[Tier, ...]) -> None:
     """Raise unless caps rise, leverage falls and ``amount_{k+1} = amount_k + cap_k (rate_{k+1} - rate_k)``."""
-    for k, (low, high) in enumerate(zip(tiers, tiers[1:], strict=False)):
+    for k, (low, high) in enumerate(itertools.pairwise(tiers)):
         if not (low[0] < high[0] and low[1] >= high[1] and low[2] < high[2]):
-            raise ConfigError(f"margin tier {k + 2} must have a higher cap and rate and no higher leverage than tier {k + 1}")
+            raise ConfigError(
+                f"margin tier {k + 2} must have a higher cap and rate and no higher leverage than tier {k + 1}"
+            )
         amount = low[3] + low[0] * (high[2] - low[2])
         if not math.isclose(amount, high[3], rel_tol=1e-9, abs_tol=1e-6):
             raise ConfigError(f"margin tier {k + 2}: amount {high[3]} must be {amount} for a continuous margin")

@@ -38,13 +38,13 @@ class Feature:
     formula: str
     unit: str
     look_back: int
-    compute: Callable[[History], Floats]
+    compute: Callable[[_History], Floats]
     low: float = -CLIP
     high: float = CLIP
     scaled: bool = True
 
 
-class History:
+class _History:
     """The arrays that several features share, computed once for a set of bars (first asset)."""
 
     def __init__(self, bars: Bars) -> None:
@@ -183,7 +183,7 @@ NAMES = tuple(feature.name for feature in FEATURES)
 
 def raw(bars: Bars) -> Floats:
     """Compute every feature in its own unit: ``(T, F)`` float64; rows before ``WARM_UP`` are partly empty (0)."""
-    history = History(bars)
+    history = _History(bars)
     with np.errstate(invalid="ignore", divide="ignore"):  # hostile values behind the checks must not warn, nor spread
         return np.stack([feature.compute(history) for feature in FEATURES], axis=1)
 
@@ -251,7 +251,9 @@ class FeatureScaler:
             wrong = sorted(set(names) ^ set(NAMES)) or ["the order differs"]
             raise ConfigError(f"the scaler was made for other features: {', '.join(wrong)}")
         if mean.shape != (len(NAMES),) or deviation.shape != mean.shape:
-            raise ConfigError(f"the scaler has {mean.shape} means and {deviation.shape} deviations, expected {(len(NAMES),)}")
+            raise ConfigError(
+                f"the scaler has {mean.shape} means and {deviation.shape} deviations, expected {(len(NAMES),)}"
+            )
         if not (np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation > 0).all()):
             raise ConfigError("the scaler holds a number that is not finite, or a deviation of 0")
         return cls(mean, deviation, end)

@@ -45,9 +45,12 @@ def bars_from_frame(
     keep = _kept(times, length, start, end)
     missing = [name for name in (*PRICES, "volume") if name not in names]
     if missing:
-        raise DataError(f"column {missing[0]!r} is missing; the columns are {', '.join(map(str, frame.columns))}. Use rename=old:new to name one")
+        raise DataError(
+            f"column {missing[0]!r} is missing; the columns are {', '.join(map(str, frame.columns))}. "
+            "Use rename=old:new to name one"
+        )
     present = [*PRICES, "volume", *(name for name in MARKS if name in names)]
-    columns = {name: numbers(frame[names[name]], name)[keep][:, None] for name in present}
+    columns: dict[str, Any] = {name: numbers(frame[names[name]], name)[keep][:, None] for name in present}
     times = times[keep]
     events, rates = _funding(funding, times, length)
     return cls(
@@ -74,7 +77,8 @@ def _times(frame: pd.DataFrame, names: dict[str, Any], candidates: tuple[str, ..
     if isinstance(frame.index, pd.DatetimeIndex):
         return read_times(frame.index.to_series(), "index")
     raise DataError(
-        f"no time column: expected a DatetimeIndex or one of {', '.join(candidates)}; the columns are {', '.join(map(str, frame.columns))}. Use rename=old:timestamp to name one"
+        f"no time column: expected a DatetimeIndex or one of {', '.join(candidates)}; the columns are "
+        f"{', '.join(map(str, frame.columns))}. Use rename=old:timestamp to name one"
     )
 
 
@@ -91,7 +95,9 @@ def read_times(column: pd.Series, name: str) -> Times:
         wrong = stamps.isna().to_numpy()
         if wrong.any():
             row = int(wrong.argmax())
-            raise DataError(f"column {name!r}, row {row}: {column.iloc[row]!r} is not a time (ISO 8601 or an epoch number)")
+            raise DataError(
+                f"column {name!r}, row {row}: {column.iloc[row]!r} is not a time (ISO 8601 or an epoch number)"
+            )
     return np.array(stamps.dt.tz_localize(None), dtype="datetime64[ns]")
 
 
@@ -103,7 +109,9 @@ def _most_frequent_step(times: Times) -> np.timedelta64:
     steps, counts = np.unique(np.diff(times), return_counts=True)
     positive = steps > np.timedelta64(0)
     if not positive.any():
-        raise DataError("column 'time': no row is later than the one before, so the bar length is unknown; pass interval=")
+        raise DataError(
+            "column 'time': no row is later than the one before, so the bar length is unknown; pass interval="
+        )
     return np.timedelta64(steps[positive][counts[positive].argmax()], "ns")
 
 
@@ -114,7 +122,9 @@ def _kept(times: Times, length: np.timedelta64, start: str | None, end: str | No
     if end:
         keep &= times + length <= as_bound(end, "end")
     if keep.sum() < 2:
-        raise ConfigError(f"start={start!r}, end={end!r} leave {int(keep.sum())} bars; the data runs from {times[0]} to {times[-1]}")
+        raise ConfigError(
+            f"start={start!r}, end={end!r} leave {int(keep.sum())} bars; the data runs from {times[0]} to {times[-1]}"
+        )
     return keep
 
 
@@ -125,7 +135,9 @@ def _funding(frame: pd.DataFrame | None, times: Times, length: np.timedelta64) -
     names = {str(name).strip().lower(): name for name in frame.columns}
     column = next((names[name] for name in RATE_NAMES if name in names), None)
     if column is None:
-        raise DataError(f"funding: column 'funding_rate' is missing; the columns are {', '.join(map(str, frame.columns))}")
+        raise DataError(
+            f"funding: column 'funding_rate' is missing; the columns are {', '.join(map(str, frame.columns))}"
+        )
     stamps = _times(frame, names, ("fundingtime", "funding_time", *TIME_NAMES))
     stamps = stamps.astype("datetime64[m]").astype("datetime64[ns]")
     keep = (stamps >= times.min()) & (stamps < times.max() + length)

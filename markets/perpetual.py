@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from markets.compiled import compiled
 
+Tiers = NDArray[np.float64]
+
 NOTIONAL_CAP, MAXIMUM_LEVERAGE, MAINTENANCE_RATE, MAINTENANCE_AMOUNT = range(4)
 
 # Outcomes of an order, in the order in which they are checked. Positive codes change nothing at all.
@@ -45,7 +47,7 @@ ORDER_STATUS = {
 
 
 @compiled
-def tier_of(notional, tiers):
+def tier_of(notional: float, tiers: Tiers) -> int:
     """Return the index of the tier that contains ``notional``; the last one beyond the table's end."""
     last = tiers.shape[0] - 1
     for k in range(last):
@@ -55,14 +57,14 @@ def tier_of(notional, tiers):
 
 
 @compiled
-def maintenance_margin(notional, tiers):
+def maintenance_margin(notional: float, tiers: Tiers) -> float:
     """Maintenance margin ``N rate_k - amount_k`` of the tier that contains the notional N."""
     k = tier_of(notional, tiers)
     return notional * tiers[k, 2] - tiers[k, 3]
 
 
 @compiled
-def maximum_leverage(notional, tiers):
+def maximum_leverage(notional: float, tiers: Tiers) -> float:
     """Highest leverage allowed at ``notional``; 0 beyond the last tier."""
     k = tier_of(notional, tiers)
     return tiers[k, 1] if notional <= tiers[k, 0] else 0.0
@@ -72,7 +74,7 @@ def maximum_leverage(notional, tiers):
 
 
 @compiled
-def apply_fill(quantity, entry, change, price):
+def apply_fill(quantity: float, entry: float, change: float, price: float) -> tuple[float, float, float]:
     """Fill ``change`` (signed) at ``price``: returns new quantity, new average entry, realised PnL.
 
     Increases average the entry, decreases realise ``s c (p - E)``, a flip closes all and opens the rest at ``p``.
@@ -89,13 +91,13 @@ def apply_fill(quantity, entry, change, price):
 
 
 @compiled
-def fee(quantity, price, rate):
+def fee(quantity: float, price: float, rate: float) -> float:
     """Fee ``|dQ| p rate`` of a fill."""
     return abs(quantity) * price * rate
 
 
 @compiled
-def funding_payment(quantity, mark, rate):
+def funding_payment(quantity: float, mark: float, rate: float) -> float:
     """Funding ``q mark F`` that leaves the wallet at a stamp (negative: received); longs pay when F > 0."""
     return quantity * mark * rate
 
@@ -104,7 +106,7 @@ def funding_payment(quantity, mark, rate):
 
 
 @compiled
-def premium_index(impact_bid, impact_ask, index):
+def premium_index(impact_bid: float, impact_ask: float, index: float) -> float:
     """Premium ``(max(0, bid - index) - max(0, index - ask)) / index`` from depth-weighted impact prices."""
     return (max(0.0, impact_bid - index) - max(0.0, index - impact_ask)) / index
 
@@ -116,14 +118,14 @@ def average_premium(samples: NDArray[np.float64]) -> float:
 
 
 @compiled
-def funding_rate(premium, interval_hours, interest, clamp, cap):
+def funding_rate(premium: float, interval_hours: float, interest: float, clamp: float, cap: float) -> float:
     """Funding rate ``clamp((P + clamp(I - P, -c, +c)) / (8/N), -cap, +cap)`` of an interval of N hours."""
     rate = (premium + min(max(interest - premium, -clamp), clamp)) / (8.0 / interval_hours)
     return min(max(rate, -cap), cap)
 
 
 @compiled
-def mark_price(index, last_rate, hours_to_funding, basis_average, last):
+def mark_price(index: float, last_rate: float, hours_to_funding: float, basis_average: float, last: float) -> float:
     """Median of ``index (1 + F h / 8)``, ``index + average basis`` and the last price."""
     first = index * (1.0 + last_rate * hours_to_funding / 8.0)
     second = index + basis_average
@@ -134,46 +136,43 @@ def mark_price(index, last_rate, hours_to_funding, basis_average, last):
 
 
 @compiled
-def liquidation_price(quantity, entry, margin, tiers, fee_rate):
+def liquidation_price(quantity: float, entry: float, margin: float, tiers: Tiers, fee_rate: float) -> float:
     """Mark price at which margin balance equals maintenance margin; 0 for a position that cannot be liquidated.
 
     ``LP = (WB + amount - q E) / (Q (rate - s))``, evaluated for each tier; the answer is the one whose own notional
     ``Q LP`` lies in its tier (unique: maintenance margin is continuous with slope below one). ``fee_rate`` 0 is the
-    default convention, the taker fee gives the fee-inclusive variant. A short's price is ``inf`` when none exists.
+    default convention, the taker fee gives the fee-inclusive variant. A short always has a price.
     """
     if quantity == 0.0:
         return 0.0
     side = 1.0 if quantity > 0.0 else -1.0
     size = abs(quantity)
-    lower = 0.0
     price = 0.0
     for k in range(tiers.shape[0]):
         rate = tiers[k, 2] + fee_rate
         price = (margin + tiers[k, 3] - quantity * entry) / (size * (rate - side))
-        notional = size * price
-        if lower < notional <= tiers[k, 0]:
-            return price
-        lower = tiers[k, 0]
-    if price > 0.0 and size * price > lower:
-        return price  # beyond the table the last tier goes on
-    return 0.0 if side > 0.0 else (0.0 if margin < 0.0 else math.inf)
+        if size * price <= tiers[k, 0]:  # the tiers below gave a price above their own caps
+            break  # beyond the table the last tier goes on
+    return price if price > 0.0 else 0.0
 
 
 @compiled
-def bankruptcy_price(quantity, entry, margin, fee_rate):
+def bankruptcy_price(quantity: float, entry: float, margin: float, fee_rate: float) -> float:
     """Price at which the margin is exactly used up: ``(q E - WB) / (Q (s - f))``."""
     side = 1.0 if quantity > 0.0 else -1.0
     return (quantity * entry - margin) / (abs(quantity) * (side - fee_rate))
 
 
 @compiled
-def is_breached(quantity, liquidation, mark):
+def is_breached(quantity: float, liquidation: float, mark: float) -> bool:
     """True when the mark price has reached the liquidation price of the position."""
     return mark <= liquidation if quantity > 0.0 else mark >= liquidation
 
 
 @compiled
-def settle_liquidation(quantity, entry, margin, liquidation, opened, clearance_rate):
+def settle_liquidation(
+    quantity: float, entry: float, margin: float, liquidation: float, opened: float, clearance_rate: float
+) -> tuple[float, float, float, float]:
     """Close a position at its liquidation price, or at the bar's mark open when the bar gapped through it.
 
     Returns:
@@ -191,13 +190,13 @@ def settle_liquidation(quantity, entry, margin, liquidation, opened, clearance_r
 
 
 @compiled
-def half_spread(price, tick, rate):
+def half_spread(price: float, tick: float, rate: float) -> float:
     """Half of the quoted spread as a fraction: ``max(tick / 2, rate price) / price``."""
     return max(0.5 * tick / price, rate)
 
 
 @compiled
-def impact(quantity, daily_volatility, daily_volume, coefficient):
+def impact(quantity: float, daily_volatility: float, daily_volume: float, coefficient: float) -> float:
     """Square-root impact ``Y sigma_d sqrt(dQ / V_d)`` as a fraction of the price; 0 without a volume."""
     if daily_volume <= 0.0:
         return 0.0
@@ -205,13 +204,24 @@ def impact(quantity, daily_volatility, daily_volume, coefficient):
 
 
 @compiled
-def fill_price(opened, side, spread, impact_fraction):
+def fill_price(opened: float, side: float, spread: float, impact_fraction: float) -> float:
     """Price of a market order: ``open (1 + side (half spread + impact))``."""
     return opened * (1.0 + side * (spread + impact_fraction))
 
 
 @compiled
-def fillable_quantity(wanted, volume, participation, opened, mark, bound, spread, daily_volatility, daily_volume, coefficient):
+def fillable_quantity(
+    wanted: float,
+    volume: float,
+    participation: float,
+    opened: float,
+    mark: float,
+    bound: float,
+    spread: float,
+    daily_volatility: float,
+    daily_volume: float,
+    coefficient: float,
+) -> float:
     """How much of an order of size ``wanted`` (signed) a bar fills; the rest is cancelled.
 
     Limits: ``participation`` of the bar's volume, and the market-order bound: the price may not lie further than
@@ -232,7 +242,7 @@ def fillable_quantity(wanted, volume, participation, opened, mark, bound, spread
 
 
 @compiled
-def round_quantity(quantity, step):
+def round_quantity(quantity: float, step: float) -> float:
     """Round a quantity toward zero to whole lots (compared in lots, not floats); a step of 0 rounds nothing."""
     if step <= 0.0:
         return quantity
@@ -241,7 +251,7 @@ def round_quantity(quantity, step):
 
 
 @compiled
-def round_price(price, side, tick):
+def round_price(price: float, side: float, tick: float) -> float:
     """Round a limit price to the tick, never better for the account than asked: buys down, sells up."""
     if side > 0.0:
         return math.floor(price / tick + 1e-9) * tick
@@ -249,13 +259,27 @@ def round_price(price, side, tick):
 
 
 @compiled
-def is_reducing(quantity, change):
+def is_reducing(quantity: float, change: float) -> bool:
     """True when the order only makes the position smaller (or closes it)."""
     return quantity * change < 0.0 and abs(change) <= abs(quantity) * (1.0 + 1e-12)
 
 
 @compiled
-def check_order(quantity, entry, change, price, mark, wallet, leverage, tiers, fee_rate, smallest, largest, least_notional, band):
+def check_order(
+    quantity: float,
+    entry: float,
+    change: float,
+    price: float,
+    mark: float,
+    wallet: float,
+    leverage: float,
+    tiers: Tiers,
+    fee_rate: float,
+    smallest: float,
+    largest: float,
+    least_notional: float,
+    band: float,
+) -> int:
     """Return 0 when an order may fill, or the code of the first check that fails.
 
     Order of checks: finite numbers, quantity limits, minimum notional (reduce-only orders are exempt), price band
@@ -286,7 +310,16 @@ def check_order(quantity, entry, change, price, mark, wallet, leverage, tiers, f
 
 
 @compiled
-def affordable_quantity(quantity, entry, change, price, wallet, leverage, tiers, fee_rate):
+def affordable_quantity(
+    quantity: float,
+    entry: float,
+    change: float,
+    price: float,
+    wallet: float,
+    leverage: float,
+    tiers: Tiers,
+    fee_rate: float,
+) -> float:
     """Largest part of an opening ``change`` whose margin and fee the wallet covers (signed, 0 when nothing is).
 
     The margin of the resulting notional N at price p is ``N / min(leverage, tier maximum)``, so the answer is sought

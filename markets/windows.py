@@ -51,7 +51,7 @@ def ratio(numerator: Floats, denominator: Floats, otherwise: float = 0.0) -> Flo
 
 
 def _accumulate(operation: np.ufunc, values: Floats, length: int) -> Floats:
-    """Combine windows; a long window is combined from shorter ones, so that its cost grows with the root of its length."""
+    """Combine windows; a long one is combined from shorter ones, so that its cost grows with the root of its length."""
     inner = next(part for part in range(math.isqrt(length), 0, -1) if length % part == 0)
     partial = _combine(operation, values, inner, 1)
     return _combine(operation, partial, length // inner, inner, first=length - 1)

@@ -23,7 +23,9 @@ def run(options: argparse.Namespace) -> int:
     import regimegym
 
     quiet = ["--quiet"] if options.quiet else []
-    _log.info("synthetic market with hidden regimes: what it shows is that the machinery works, not that a market can be beaten")
+    _log.info(
+        "a synthetic market with hidden regimes: it shows that the machinery works, not that a market can be beaten"
+    )
     status = regimegym.main(
         ["train", "--env", "PerpFutures-v0", "--algo", "ppo", "--steps", str(options.steps), "--seed", "0",
          "--out", str(options.out), "--threads", str(options.threads), "--evaluations", "5", *quiet]

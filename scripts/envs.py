@@ -10,7 +10,9 @@ from dataclasses import fields
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--columns", action="store_true", help="print the observation columns as Markdown")
-    parser.add_argument("--arguments", action="store_true", help="print the arguments of each family and their defaults")
+    parser.add_argument(
+        "--arguments", action="store_true", help="print the arguments of each family and their defaults"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bars", metavar="SPEC", help="other bars than the agents were trained on")
     add_env_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes (default: the first agent's DIR)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the report goes (default: the first agent's DIR)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

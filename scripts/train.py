@@ -16,9 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", required=True, metavar="ID", help="registered id, such as PerpFutures-v0")
     parser.add_argument("--algo", required=True, metavar="NAME", help="ppo or a2c")
     parser.add_argument("--bars", metavar="SPEC", help="kind:path?key=value; the synthetic market without")
-    parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps over all lanes (default 1,000,000)")
+    parser.add_argument(
+        "--steps", type=int, default=1_000_000, help="environment steps over all lanes (default 1,000,000)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where agent.zip, logs and TensorBoard go")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where agent.zip, logs and TensorBoard go"
+    )
     add_env_arguments(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="hyperparameter, repeatable")
     parser.add_argument("--lanes", type=int, default=0, help="parallel accounts (default: the algorithm's)")
@@ -36,10 +40,19 @@ def run(options: argparse.Namespace) -> int:
     if options.bars is not None:
         arguments["bars"] = options.bars
     config = TrainingConfig(
-        env=options.env, algo=options.algo, steps=options.steps, seed=options.seed, out=options.out, arguments=arguments,
-        settings=pairs(options.set, "--set"), lanes=options.lanes, evaluations=options.evaluations,
-        device=options.device, threads=options.threads, quiet=options.quiet,
-    )  # fmt: skip
+        env=options.env,
+        algo=options.algo,
+        steps=options.steps,
+        seed=options.seed,
+        out=options.out,
+        arguments=arguments,
+        settings=pairs(options.set, "--set"),
+        lanes=options.lanes,
+        evaluations=options.evaluations,
+        device=options.device,
+        threads=options.threads,
+        quiet=options.quiet,
+    )
     resolve(config.env, config.arguments)  # name errors before anything is written
     with run_log(options.out, "training") as log:
         _log.info("log file: %s", log)

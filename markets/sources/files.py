@@ -29,7 +29,7 @@ def _load(kind: str, path: str, options: dict[str, str], specification: str) -> 
     funding = options.pop("funding", None)
     table = None if funding is None else _read(find(funding)).rename(columns=renames)
     frame = _read(find(path), kind).rename(columns=renames)
-    return Bars.from_frame(frame, funding=table, source=specification, **options)  # type: ignore[arg-type]
+    return Bars.from_frame(frame, funding=table, source=specification, **options)
 
 
 def _read(file: Path, kind: str | None = None) -> pd.DataFrame:
@@ -49,4 +49,4 @@ def _renames(text: str) -> dict[str, str]:
     pairs = [part.rsplit(":", 1) for part in text.split(",") if part]
     if any(len(pair) != 2 for pair in pairs):
         raise ConfigError(f"rename={text!r} is not of the form old:new,old2:new2")
-    return dict(pairs)  # type: ignore[arg-type]
+    return dict(pairs)
