@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from agents import metrics
+from agents import bootstrap, metrics
 from agents.agent import Agent
 from agents.baselines import BASELINES, UNLEVERED, baseline
 from envs import perp_kernel as kernel
@@ -111,7 +111,7 @@ def score(result: Walk, periods_per_year: float, seed: int = 0) -> dict[str, Any
     returns = metrics.simple_returns(curve)
     block = min(float(WEEK / (result.time[1] - result.time[0])), max(len(returns) / 2.0, 1.0))
     intervals = {
-        name: metrics.confidence_interval(returns, statistic=name, mean_block=block, draws=DRAWS, seed=seed)
+        name: bootstrap.confidence_interval(returns, statistic=name, mean_block=block, draws=DRAWS, seed=seed)
         for name in ("log_growth", "sharpe", "max_drawdown")
     }
     years = len(returns) / periods_per_year
@@ -133,7 +133,7 @@ def score(result: Walk, periods_per_year: float, seed: int = 0) -> dict[str, Any
         "total_return_at_cost_scale": {
             f"{scale:g}": float(np.expm1(g)) for scale, g in zip(result.scales, growths, strict=True)
         },
-        "break_even_cost_scale": _finite(metrics.break_even_cost_scale(result.scales, growths)),
+        "break_even_cost_scale": _finite(bootstrap.break_even_cost_scale(result.scales, growths)),
         "bars": len(returns),
         "years": years,
     }
@@ -178,13 +178,13 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, An
     for name, value in rows[0].items():
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             values = np.array([float(row[name]) for row in rows])
-            merged[name] = metrics.interquartile_mean(values)
+            merged[name] = bootstrap.interquartile_mean(values)
             if name in ("total_return", "sharpe", "max_drawdown"):
                 merged[f"{name}_interval"] = [
-                    float(b) for b in metrics.interquartile_mean_interval(values, draws=DRAWS, seed=seed)
+                    float(b) for b in bootstrap.interquartile_mean_interval(values, draws=DRAWS, seed=seed)
                 ]
         elif name == "total_return_at_cost_scale":
-            merged[name] = {scale: metrics.interquartile_mean([row[name][scale] for row in rows]) for scale in value}
+            merged[name] = {scale: bootstrap.interquartile_mean([row[name][scale] for row in rows]) for scale in value}
     merged["ended_by"] = ", ".join(sorted({row["ended_by"] for row in rows if row["ended_by"]}))
     return merged
 

@@ -33,8 +33,8 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
     sentences = [
         f"Split `{evaluation['split']}` of `{evaluation['source']}`, {evaluation['first'][:16]} to "
         f"{evaluation['last'][:16]} UTC.",
-        f"Returns per bar, annualised with {evaluation['periods_per_year']:.0f} bars a year; after a termination the rest "
-        "counts as flat.",
+        f"Returns per bar, annualised with {evaluation['periods_per_year']:.0f} bars a year; after a termination the "
+        "rest counts as flat.",
         "Intervals of single agents: stationary bootstrap of the walk (mean block one week, 2,000 draws); of rows over "
         "several runs: interquartile mean with a percentile bootstrap over runs, silent on other periods.",
         "Buy-and-hold, always-short and volatility-targeted long are unlevered (leverage 1, fully margined).",

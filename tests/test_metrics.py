@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from agents import metrics
+from agents import bootstrap, metrics
 from markets.errors import ConfigError, UnknownNameError
 
 CURVE = np.array([100.0, 110.0, 99.0, 99.0, 118.8])  # returns 0.1, -0.1, 0, 0.2
@@ -164,7 +164,7 @@ def test_annualisation_must_be_positive(periods_per_year: float) -> None:
 
 
 def test_blocks_have_geometric_lengths_wrap_around_and_draw_every_bar_alike() -> None:
-    rows = metrics.stationary_bootstrap_indices(50, 5.0, 4000, np.random.default_rng(3))
+    rows = bootstrap.stationary_bootstrap_indices(50, 5.0, 4000, np.random.default_rng(3))
     assert rows.shape == (4000, 50)
     assert rows.min() == 0
     assert rows.max() == 49
@@ -176,7 +176,7 @@ def test_blocks_have_geometric_lengths_wrap_around_and_draw_every_bar_alike() ->
 
 
 def test_block_length_one_is_the_independent_bootstrap() -> None:
-    rows = metrics.stationary_bootstrap_indices(40, 1.0, 4000, np.random.default_rng(3))
+    rows = bootstrap.stationary_bootstrap_indices(40, 1.0, 4000, np.random.default_rng(3))
     assert ((np.diff(rows, axis=1) % 40) == 1).mean() == pytest.approx(1 / 40, abs=0.003)
 
 
@@ -194,46 +194,46 @@ def test_sums_over_blocks_equal_the_statistic_of_the_resampled_bars(
     name: str, by_bar: Callable[[metrics.Array], metrics.Array], mean_block: float
 ) -> None:
     returns = 0.01 * np.random.default_rng(1).standard_t(4, 300) + 0.001
-    fast = metrics.bootstrap_statistic(returns, name, mean_block=mean_block, draws=200, seed=5)
-    slow = metrics.bootstrap_statistic(returns, by_bar, mean_block=mean_block, draws=200, seed=5)
+    fast = bootstrap.bootstrap_statistic(returns, name, mean_block=mean_block, draws=200, seed=5)
+    slow = bootstrap.bootstrap_statistic(returns, by_bar, mean_block=mean_block, draws=200, seed=5)
     assert fast == pytest.approx(slow, rel=1e-9, abs=1e-12)
 
 
 def test_same_seed_gives_the_same_interval_and_another_seed_a_near_one() -> None:
     returns = 0.01 * np.random.default_rng(2).standard_normal(500)
-    low, high = metrics.confidence_interval(returns, mean_block=10.0, seed=4)
-    assert (low, high) == metrics.confidence_interval(returns, mean_block=10.0, seed=4)
-    other = metrics.confidence_interval(returns, mean_block=10.0, seed=5)
+    low, high = bootstrap.confidence_interval(returns, mean_block=10.0, seed=4)
+    assert (low, high) == bootstrap.confidence_interval(returns, mean_block=10.0, seed=4)
+    other = bootstrap.confidence_interval(returns, mean_block=10.0, seed=5)
     assert other != (low, high)
     assert other == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
 def test_interval_widens_with_the_level_and_sharpe_scales_with_the_year() -> None:
     returns = 0.01 * np.random.default_rng(2).standard_normal(500)
-    narrow = metrics.confidence_interval(returns, mean_block=10.0, level=0.5)
-    wide = metrics.confidence_interval(returns, mean_block=10.0, level=0.99)
+    narrow = bootstrap.confidence_interval(returns, mean_block=10.0, level=0.5)
+    wide = bootstrap.confidence_interval(returns, mean_block=10.0, level=0.99)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
-    yearly = metrics.confidence_interval(returns, mean_block=10.0, level=0.5, periods_per_year=8760.0)
+    yearly = bootstrap.confidence_interval(returns, mean_block=10.0, level=0.5, periods_per_year=8760.0)
     assert yearly == pytest.approx(tuple(math.sqrt(8760.0) * end for end in narrow))
 
 
 def test_idle_returns_have_the_interval_zero_for_every_statistic() -> None:
-    for name in metrics.STATISTICS:
-        assert metrics.confidence_interval(np.zeros(100), name, mean_block=5.0, draws=50) == (0.0, 0.0)
+    for name in bootstrap.STATISTICS:
+        assert bootstrap.confidence_interval(np.zeros(100), name, mean_block=5.0, draws=50) == (0.0, 0.0)
 
 
 def test_resamples_without_spread_have_no_sharpe() -> None:
-    assert metrics.confidence_interval(np.full(100, 0.001), mean_block=5.0, draws=50) == (0.0, 0.0)
-    values = metrics.bootstrap_statistic(np.append(np.zeros(99), 0.01), mean_block=5.0, draws=500)
+    assert bootstrap.confidence_interval(np.full(100, 0.001), mean_block=5.0, draws=50) == (0.0, 0.0)
+    values = bootstrap.bootstrap_statistic(np.append(np.zeros(99), 0.01), mean_block=5.0, draws=500)
     assert 0.25 < (values == 0.0).mean() < 0.75  # about 1/e of the resamples miss the one bar that moved, or more
     assert values.max() < 1.0
 
 
 def test_ruined_returns_have_finite_intervals() -> None:
     returns = metrics.simple_returns([1.0, 1.1, 1.2, 0.0, 0.0, 0.0, 0.0, 0.0])
-    for name in metrics.STATISTICS:
-        assert np.isfinite(metrics.confidence_interval(returns, name, mean_block=2.0, draws=500)).all()
-        assert np.isfinite(metrics.confidence_interval([0.0, -1.0, -1.0, 0.1], name, mean_block=2.0)).all()
+    for name in bootstrap.STATISTICS:
+        assert np.isfinite(bootstrap.confidence_interval(returns, name, mean_block=2.0, draws=500)).all()
+        assert np.isfinite(bootstrap.confidence_interval([0.0, -1.0, -1.0, 0.1], name, mean_block=2.0)).all()
 
 
 def coverage(persistence: float, mean_block: float) -> float:
@@ -244,7 +244,7 @@ def coverage(persistence: float, mean_block: float) -> float:
         noise[row] += persistence * noise[row - 1]
     hits = 0
     for seed, returns in enumerate(noise[200:].T):
-        low, high = metrics.confidence_interval(returns, "mean", mean_block=mean_block, draws=DRAWS, seed=seed)
+        low, high = bootstrap.confidence_interval(returns, "mean", mean_block=mean_block, draws=DRAWS, seed=seed)
         hits += low <= 0.0 <= high
     return hits / SERIES
 
@@ -264,11 +264,11 @@ def test_mutant_that_resamples_single_bars_misses_the_truth_of_autocorrelated_re
 def test_paired_difference_cancels_the_market_that_both_series_share() -> None:
     generator = np.random.default_rng(6)
     market, edge = 0.01 * generator.standard_normal(2000), 0.0005 + 0.001 * generator.standard_normal(2000)
-    low, high = metrics.paired_difference_interval(market + edge, market, "mean", mean_block=20.0)
-    alone = metrics.confidence_interval(market + edge, "mean", mean_block=20.0)
+    low, high = bootstrap.paired_difference_interval(market + edge, market, "mean", mean_block=20.0)
+    alone = bootstrap.confidence_interval(market + edge, "mean", mean_block=20.0)
     assert 0.0 < low < 0.0005 < high
     assert high - low < 0.2 * (alone[1] - alone[0])
-    assert metrics.paired_difference_interval(market, market, mean_block=20.0) == (0.0, 0.0)
+    assert bootstrap.paired_difference_interval(market, market, mean_block=20.0) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -290,16 +290,16 @@ def test_paired_difference_cancels_the_market_that_both_series_share() -> None:
 def test_bootstrap_refuses_what_it_cannot_answer(changes: dict[str, object], names: str) -> None:
     arguments: dict[str, object] = {"returns": np.full(100, 0.01), "mean_block": 5.0} | changes
     with pytest.raises(ConfigError, match=names):
-        metrics.confidence_interval(**arguments)  # type: ignore[arg-type]
+        bootstrap.confidence_interval(**arguments)  # type: ignore[arg-type]
 
 
 def test_unknown_statistic_suggests_the_nearest_and_unequal_pairs_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'sharpe'"):
-        metrics.confidence_interval(np.zeros(100), "sharp", mean_block=5.0)
+        bootstrap.confidence_interval(np.zeros(100), "sharp", mean_block=5.0)
     with pytest.raises(ConfigError, match=r"\[100, 99\]"):
-        metrics.paired_difference_interval(np.zeros(100), np.zeros(99), mean_block=5.0)
+        bootstrap.paired_difference_interval(np.zeros(100), np.zeros(99), mean_block=5.0)
     with pytest.raises(ConfigError, match=r"statistic returned shape \(\)"):
-        metrics.confidence_interval(np.zeros(100), np.mean, mean_block=5.0)
+        bootstrap.confidence_interval(np.zeros(100), np.mean, mean_block=5.0)
 
 
 # ---- runs and costs --------------------------------------------------------------------------------------------
@@ -317,25 +317,25 @@ def test_unknown_statistic_suggests_the_nearest_and_unequal_pairs_are_refused() 
     ],
 )
 def test_interquartile_mean_equals_the_hand_value(values: list[float], expected: float) -> None:
-    assert metrics.interquartile_mean(values) == pytest.approx(expected)
+    assert bootstrap.interquartile_mean(values) == pytest.approx(expected)
 
 
 def test_interquartile_mean_interval_is_reproducible_and_ignores_one_wild_run() -> None:
     runs = np.append(np.random.default_rng(8).normal(1.0, 0.1, 31), 1000.0)
-    low, high = metrics.interquartile_mean_interval(runs, seed=2)
-    assert (low, high) == metrics.interquartile_mean_interval(runs, seed=2)
-    assert 0.9 < low < metrics.interquartile_mean(runs) < high < 1.1
-    assert metrics.run_interval(runs, "mean")[1] > 30.0
-    assert metrics.run_interval(runs, "median")[1] < 1.1
-    assert metrics.interquartile_mean_interval([3.0] * 5) == (3.0, 3.0)
+    low, high = bootstrap.interquartile_mean_interval(runs, seed=2)
+    assert (low, high) == bootstrap.interquartile_mean_interval(runs, seed=2)
+    assert 0.9 < low < bootstrap.interquartile_mean(runs) < high < 1.1
+    assert bootstrap.run_interval(runs, "mean")[1] > 30.0
+    assert bootstrap.run_interval(runs, "median")[1] < 1.1
+    assert bootstrap.interquartile_mean_interval([3.0] * 5) == (3.0, 3.0)
 
 
 def test_run_interval_refuses_unknown_aggregates_and_missing_runs() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'median'"):
-        metrics.run_interval([1.0, 2.0], "medain")
+        bootstrap.run_interval([1.0, 2.0], "medain")
     for values in ([], [1.0, math.nan]):
         with pytest.raises(ConfigError, match="values"):
-            metrics.interquartile_mean_interval(values)
+            bootstrap.interquartile_mean_interval(values)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_run_interval_refuses_unknown_aggregates_and_missing_runs() -> None:
     ],
 )
 def test_break_even_cost_is_the_first_zero_of_the_measured_line(growths: list[float], expected: float) -> None:
-    assert metrics.break_even_cost_scale([0.0, 1.0, 2.0, 5.0], growths) == pytest.approx(expected)
+    assert bootstrap.break_even_cost_scale([0.0, 1.0, 2.0, 5.0], growths) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -367,4 +367,4 @@ def test_break_even_cost_refuses_scales_that_do_not_begin_at_zero_and_rise(
     scales: list[float], growths: list[float]
 ) -> None:
     with pytest.raises(ConfigError, match=r"scales|growths"):
-        metrics.break_even_cost_scale(scales, growths)
+        bootstrap.break_even_cost_scale(scales, growths)

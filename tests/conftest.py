@@ -1,0 +1,40 @@
+"""Fixtures that several test files share: caches a planted fault may not outlive, and fresh Python processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def fresh_games(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare every game anew in this test, so that a planted fault neither meets nor leaves a cached game."""
+    import envs.make
+    import envs.perp_futures
+
+    monkeypatch.setattr(envs.make, "_games", OrderedDict())
+    monkeypatch.setattr(envs.perp_futures, "_raw_cache", {})
+
+
+@pytest.fixture
+def run_python() -> Callable[..., str]:
+    """Run a piece of Python in a process of its own, from the repository, and return what it printed."""
+
+    def run(code: str, **environment: str) -> str:
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
