@@ -11,7 +11,7 @@ from typing import Any
 from envs.simulation import Game
 from envs.trading_env import TradingEnv, TradingVectorEnv
 from markets.compiled import is_cached
-from markets.errors import unknown
+from markets.errors import ConfigError, unknown
 
 FAMILIES = {"PerpFutures": "envs.perp_futures:PerpFutures"}
 OWN_ARGUMENTS = ("info", "render_mode")  # of every environment, beside its family's configuration
@@ -42,7 +42,6 @@ def build_vector(family: str, num_envs: int = 1, **arguments: Any) -> TradingVec
 
 
 build.metadata = TradingEnv.metadata  # type: ignore[attr-defined]
-build_vector.metadata = TradingEnv.metadata  # type: ignore[attr-defined]
 
 
 def game_of(family: str, config: Any) -> Game:
@@ -86,7 +85,6 @@ def _resolve(family: str, arguments: dict[str, Any], more: tuple[str, ...]) -> t
         if name not in (*names, *OWN_ARGUMENTS, *more):
             raise unknown(f"argument of {family}", name, (*names, *OWN_ARGUMENTS, *more))
     own = {name: arguments.pop(name) for name in (*OWN_ARGUMENTS, *more) if name in arguments}
-    render_mode = own.pop("render_mode", None)
-    if render_mode is not None:
-        raise unknown("render_mode", render_mode, ())
+    if "autoreset_mode" in more and own.pop("render_mode", None) is not None:
+        raise ConfigError("render_mode must be None for the vector environment: render a single one")
     return kind, kind.config(**arguments), own

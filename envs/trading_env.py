@@ -13,6 +13,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from envs.rendering import Trace
 from envs.simulation import (
     END_CODE,
     END_CODES,
@@ -51,14 +52,19 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
     of t+1. ``reset(options={"start": time})`` begins at the first bar that opens at or after ``time``.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}
 
-    def __init__(self, game: Game, action_space: gym.Space[Any], info: str = "full") -> None:
+    def __init__(
+        self, game: Game, action_space: gym.Space[Any], info: str = "full", render_mode: str | None = None
+    ) -> None:
         if info not in INFO_LEVELS:
             raise unknown("info level", info, INFO_LEVELS)
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise unknown("render_mode", render_mode, self.metadata["render_modes"])
         self.observation_space = gym.spaces.Box(game.low, game.high, dtype=np.float32)
         self.action_space = action_space
-        self.render_mode = None
+        self.render_mode = render_mode
+        self._trace = Trace() if render_mode else None
         self.simulation = Simulation(game, 1)
         self._full = info == "full"
         self._ended = True
@@ -84,6 +90,9 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         super().reset(seed=seed)
         self.simulation.reset([self.np_random], None, rows, np.array([seed is not None]))
         self._ended = False
+        if self._trace is not None:
+            self._trace.begin()
+            self._record()
         return self.simulation.obs[0, 0].copy(), self._info(self._account.tolist())
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -101,6 +110,8 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         values = self._account.tolist()
         outcome = values[OUTCOME]
         self._ended = outcome != RUNNING
+        if self._trace is not None:
+            self._record()
         return (
             simulation.obs[0, 0].copy(),
             values[REWARD],
@@ -109,8 +120,22 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             self._info(values),
         )
 
+    def render(self) -> NDArray[np.uint8] | None:
+        """Draw price, position and equity of the last bars: ``(H, W, 3)`` uint8, None without a render mode.
+
+        Raises:
+            MissingExtraError: matplotlib (extra ``viz``) is not installed.
+        """
+        return None if self._trace is None else self._trace.draw()
+
     def close(self) -> None:
         """Nothing is held open; may be called twice."""
+
+    def _record(self) -> None:
+        assert self._trace is not None
+        info = self.simulation.game.info
+        price, position, equity = (float(self._account[info[name]]) for name in ("mark", "position", "equity"))
+        self._trace.add(self._times[int(self._account[ROW])], price, position, equity)
 
     def _set_action(self, action: Any) -> None:
         try:

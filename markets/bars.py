@@ -186,6 +186,7 @@ def as_time(value: Any, name: str) -> np.datetime64:
         stamp = pd.Timestamp(value)
         if pd.isna(stamp):
             raise ValueError("not a time")
+        stamp = stamp.as_unit("ns")  # raises beyond the years 1677 to 2262, where nanoseconds would wrap around
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{name}={value!r} is not a date or a time; write it as 2024-06-30 or 2024-06-30T12:00"

@@ -50,7 +50,7 @@ def bars_from_frame(
             "Use rename=old:new to name one"
         )
     present = [*PRICES, "volume", *(name for name in MARKS if name in names)]
-    columns: dict[str, Any] = {name: numbers(frame[names[name]], name)[keep][:, None] for name in present}
+    columns: dict[str, Any] = {name: numbers(frame.loc[keep, names[name]], name)[:, None] for name in present}
     times = times[keep]
     events, rates = _funding(funding, times, length)
     return cls(
@@ -98,7 +98,10 @@ def read_times(column: pd.Series, name: str) -> Times:
             raise DataError(
                 f"column {name!r}, row {row}: {column.iloc[row]!r} is not a time (ISO 8601 or an epoch number)"
             )
-    return np.array(stamps.dt.tz_localize(None), dtype="datetime64[ns]")
+    try:
+        return np.array(stamps.dt.tz_localize(None).dt.as_unit("ns"), dtype="datetime64[ns]")
+    except pd.errors.OutOfBoundsDatetime as error:
+        raise DataError(f"column {name!r}: {error}") from error
 
 
 def _is_time(column: pd.Series) -> bool:
@@ -141,4 +144,4 @@ def _funding(frame: pd.DataFrame | None, times: Times, length: np.timedelta64) -
     stamps = _times(frame, names, ("fundingtime", "funding_time", *TIME_NAMES))
     stamps = stamps.astype("datetime64[m]").astype("datetime64[ns]")
     keep = (stamps >= times.min()) & (stamps < times.max() + length)
-    return stamps[keep], numbers(frame[column], "funding_rate")[keep][:, None]
+    return stamps[keep], numbers(frame.loc[keep, column], "funding_rate")[:, None]

@@ -139,7 +139,6 @@ def test_make_and_make_vec_have_the_same_spaces_names_and_metadata(name: str) ->
     assert vector.single_observation_space == single.observation_space
     assert vector.single_action_space == single.action_space
     assert vector.observation_space.shape == (3, *single.observation_space.shape)
-    assert vector.get_wrapper_attr("observation_names") if hasattr(vector, "get_wrapper_attr") else True
     assert vector.observation_names == single.get_wrapper_attr("observation_names")
     assert single.metadata["render_modes"] == vector.metadata["render_modes"]
 
@@ -228,13 +227,10 @@ def check_own_arrays(make: Make) -> None:
         want = kept.step(action)
         got = spoilt.step(action)
         assert want[0].tobytes() == got[0].tobytes() and want[1:] == got[1:]
-        held, copied = want[0], want[0].copy()
+        assert not np.shares_memory(want[0], kept.unwrapped.simulation.obs)  # type: ignore[attr-defined]
         got[0][:] = 0.5
         got[4].clear()
         got[4]["equity"] = -1.0
-        kept.unwrapped.simulation.obs += 0.0  # the env's own buffer is another array
-        assert held.tobytes() == copied.tobytes()
-        assert not np.shares_memory(held, kept.unwrapped.simulation.obs)
     assert before != state(spoilt)
 
 
@@ -323,17 +319,19 @@ def test_step_before_reset_and_after_the_end_raises_and_close_may_be_called_twic
 
 def test_mutant_an_env_that_steps_on_after_its_end_is_found() -> None:
     class Endless(Mutant):
+        begun = False
+
+        def reset(self, **options: Any) -> Any:
+            self.begun = True
+            return self.env.reset(**options)
+
         def step(self, action: Any) -> Any:
-            self.unwrapped._ended = False  # type: ignore[attr-defined]
+            if self.begun:
+                self.unwrapped._ended = False  # type: ignore[attr-defined]
             return self.env.step(action)
 
-    def make() -> Any:
-        env = Endless(maker(IDS[0], episode_bars=5)().unwrapped)
-        env.reset(seed=SEED)
-        return env
-
-    with pytest.raises(pytest.fail.Exception):
-        check_order_of_calls(make)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        check_order_of_calls(lambda: Endless(maker(IDS[0], episode_bars=5)().unwrapped))
 
 
 def check_resets(make: Make, count: int = 1000) -> None:
@@ -346,10 +344,11 @@ def check_resets(make: Make, count: int = 1000) -> None:
     play(env, actions)
     tracemalloc.start()
     try:
+        used = 0
         for turn in range(count):
             env.reset(seed=SEED + turn)
             play(env, actions)
-            if turn == 20:
+            if turn == 20:  # what is made once has been made
                 used = tracemalloc.get_traced_memory()[0]
         grown = tracemalloc.get_traced_memory()[0] - used
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import pandas as pd
 
@@ -35,12 +36,11 @@ def _load(kind: str, path: str, options: dict[str, str], specification: str) -> 
 def _read(file: Path, kind: str | None = None) -> pd.DataFrame:
     """Read a table; without a kind (a funding file) the ending decides."""
     kind = kind or ("parquet" if file.suffix in (".parquet", ".pq") else "csv")
+    if kind == "parquet":
+        require("pyarrow", "data")
     try:
-        if kind == "parquet":
-            require("pyarrow", "data")
-            return pd.read_parquet(file)
-        return pd.read_csv(file)
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        return pd.read_parquet(file) if kind == "parquet" else pd.read_csv(file)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:  # pandas' and pyarrow's own are ValueErrors
         raise DataError(f"{file} cannot be read as {kind}: {error}") from error
 
 
