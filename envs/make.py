@@ -18,6 +18,7 @@ OWN_ARGUMENTS = ("info", "render_mode")  # of every environment, beside its fami
 GAMES = 16  # prepared games kept per process
 
 _games: OrderedDict[tuple[Any, ...], Game] = OrderedDict()
+_announced: set[str] = set()
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +56,8 @@ def game_of(family: str, config: Any) -> Game:
     except TypeError:  # an object that cannot be hashed stays out of the cache
         return kind.game(config)
     game: Game = kind.game(config)
-    if not is_cached(game.kernel):
+    if family not in _announced and not is_cached(game.kernel):
+        _announced.add(family)
         _log.info("compiling the %s step once for this machine; later runs load it from the cache", family)
     _games[key] = game
     while len(_games) > GAMES:

@@ -43,6 +43,8 @@ from markets.perpetual import (
     ORDER_PARTIAL,
     REJECT_MARGIN,
     REJECT_NO_VOLUME,
+    REJECT_PRICE_BAND,
+    REJECT_QUANTITY_LOW,
     affordable_quantity,
     apply_fill,
     check_order,
@@ -190,14 +192,17 @@ def trade(a: Floats, change: float, market: Floats, row: int, contract: Floats, 
     change = side * min(abs(change), contract[MAXIMUM_QUANTITY])  # the rest is sent with the next bars' orders
     wanted = round_quantity(change, lot)
     a[ORDER_QUANTITY] = wanted
+    if wanted == 0.0:
+        a[ORDER_CODE] = REJECT_QUANTITY_LOW
+        return
     spread = half_spread(opened, contract[TICK], contract[SPREAD]) * scale
     coefficient, rate = contract[IMPACT] * scale, contract[TAKER_FEE] * scale
     change = fillable_quantity(
         wanted, market[row + 1, VOLUME], contract[PARTICIPATION], opened, mark, contract[BAND], spread, volatility,
         volume, coefficient,
     )  # fmt: skip
-    if wanted != 0.0 and change == 0.0:
-        a[ORDER_CODE] = REJECT_NO_VOLUME
+    if change == 0.0:
+        a[ORDER_CODE] = REJECT_NO_VOLUME if market[row + 1, VOLUME] == 0.0 else REJECT_PRICE_BAND
         return
     limit = a[LEVERAGE] if contract[GIVEN_LEVERAGE] == 0.0 else contract[GIVEN_LEVERAGE]
     if not is_reducing(quantity, change):
