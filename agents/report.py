@@ -53,13 +53,17 @@ def plot(evaluation: Mapping[str, Any], path: Path) -> Path:
     figure = Figure(figsize=(11, 7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     walks: Mapping[str, Any] = evaluation["walks"]
+    seen = [1.0, 1.0]
     for name, walk in walks.items():
         base = walk.scales.index(1.0)
         curve = np.maximum(walk.equity[:, base] / walk.equity[0, base], 1e-3)
         style = {"linewidth": 1.0, "alpha": 0.75} if name in evaluation["baselines"] else {"linewidth": 1.6}
         line = upper.plot(walk.time, curve, label=name, **style)[0]
         lower.plot(walk.time, 1.0 - curve / np.maximum.accumulate(curve), color=line.get_color(), **style)
+        if name != "random":  # which costs take out of any picture
+            seen = [min(seen[0], curve.min()), max(seen[1], curve.max())]
     upper.set_yscale("log")
+    upper.set_ylim(seen[0] / 1.2, seen[1] * 1.2)
     upper.set_ylabel("equity / start")
     upper.legend(loc="best", fontsize=8, ncols=2)
     upper.set_title(f"{evaluation['split']} split, {evaluation['first'][:10]} to {evaluation['last'][:10]}")

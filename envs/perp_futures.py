@@ -87,8 +87,8 @@ class PerpFuturesConfig:
             ("initial_equity", 1e-6, 1e15), ("leverage", 1.0, 125.0), ("contract_leverage", 1.0, 125.0),
             ("rebalance_band", 0.0, 10.0), ("ruin", 1e-6, 0.999), ("maximum_drawdown", 1e-6, 1.0),
             ("cost_scale", 0.0, 1e3), ("sharpe_rate", 1e-9, 1.0), ("taker_fee", 0.0, 1.0), ("half_spread", 0.0, 0.5),
-            ("impact_coefficient", 0.0, 1e3), ("participation", 0.0, 1.0), ("lot_step", 0.0, 1e12),
-            ("tick_size", 0.0, 1e12), ("minimum_notional", 0.0, 1e12), ("maximum_quantity", 0.0, 1e300),
+            ("impact_coefficient", 0.0, 1e3), ("participation", 1e-9, 1.0), ("lot_step", 0.0, 1e12),
+            ("tick_size", 0.0, 1e12), ("minimum_notional", 0.0, 1e12), ("maximum_quantity", 1e-12, 1e300),
             ("clearance_fee", 0.0, 1.0),
         ):  # fmt: skip
             _check_number(name, getattr(self, name), low, high)
@@ -120,12 +120,12 @@ class PerpFuturesEnv(TradingEnv):
     (:mod:`envs.rewards`). The weighted terms are in ``info["reward_terms"]`` and add up to the reward.
 
     ## Market mechanics
-    Isolated margin: each fill posts the margin of the whole position anew, notional / min(L, tier maximum), from the
-    wallet; an opening order is cut to what the wallet covers. Order of events in a bar: funding stamps at its open on
-    the carried position; gap check of the carried position at mark open; the order fills at the open plus half spread
-    and square-root impact, at most 10 % of the bar's volume, whole lots, minimum notional, within 5 % of mark; check of
-    the new position against the bar's adverse **mark** extreme; later funding stamps with that check repeated; equity
-    at mark close. A liquidation closes at the liquidation price, or at the open when the bar gapped through it, and
+    Isolated margin: each fill posts the margin of the whole position anew from the wallet, notional / min(L, tier
+    maximum) plus what is already lost; an opening order is cut to what the wallet covers. Order of events in a bar:
+    funding stamps at its open on the carried position; gap check of the carried position at mark open; the order fills
+    at the open plus half spread and square-root impact, at most 10 % of the bar's volume, whole lots, minimum notional,
+    within 5 % of mark; check of the new position against the bar's adverse **mark** extreme; later funding stamps with
+    that check repeated; equity at mark close. A liquidation closes at the liquidation price, or at the open when the bar gapped through it, and
     pays the clearance fee from what is left of the margin; the insurance fund covers the rest, so that equity is never
     negative. Stamps inside a gap of missing bars are charged at the last mark.
 
@@ -290,14 +290,15 @@ def _market(bars: Bars) -> tuple[Floats, int]:
 def _funding(bars: Bars) -> list[Floats]:
     """Rates per bar: in the gap before it, at its open, and each later stamp inside it in a column of its own."""
     count = len(bars)
-    row = np.searchsorted(bars.time, bars.funding_time, side="right") - 1  # last bar that opens at or before the stamp
-    rates = bars.funding_rate[:, 0] if len(bars.funding_time) else np.zeros(0)
+    known = bars.funding_time >= bars.time[0]
+    times, rates = bars.funding_time[known], bars.funding_rate[known, 0] if known.any() else np.zeros(0)
+    row = np.searchsorted(bars.time, times, side="right") - 1  # last bar that opens at or before the stamp
     in_gap, at_open = np.zeros(count), np.zeros(count)
-    opened = bars.funding_time == bars.time[row]
+    opened = times == bars.time[row]
     np.add.at(at_open, row[opened], rates[opened])
-    late = ~opened & (bars.funding_time >= bars.close_time[row]) & (row + 1 < count)
+    late = ~opened & (times >= bars.close_time[row]) & (row + 1 < count)
     np.add.at(in_gap, row[late] + 1, rates[late])
-    inside = np.flatnonzero(~opened & ~late & (bars.funding_time < bars.close_time[row]))
+    inside = np.flatnonzero(~opened & ~late & (times < bars.close_time[row]))
     later: list[Floats] = []
     place = np.zeros(count, int)
     for event in inside:

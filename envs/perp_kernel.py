@@ -59,6 +59,7 @@ from markets.perpetual import (
     liquidation_price,
     maintenance_margin,
     maximum_leverage,
+    posted_margin,
     round_quantity,
     settle_liquidation,
 )
@@ -158,7 +159,7 @@ def liquidate(a: Floats, opened: float, contract: Floats) -> None:
     price, realised, clearance, cover = settle_liquidation(
         quantity, a[ENTRY], a[MARGIN], a[LIQUIDATION], opened, contract[CLEARANCE_FEE]
     )
-    a[WALLET] += realised - clearance + cover
+    a[WALLET] = max(a[WALLET] + realised - clearance + cover, 0.0)  # rounding alone could leave less than nothing
     a[REALISED] += realised
     a[CLEARANCE] += clearance
     a[COVER] += cover
@@ -224,6 +225,11 @@ def trade(a: Floats, change: float, market: Floats, row: int, contract: Floats, 
         quantity, a[ENTRY], change, price, mark, a[WALLET], limit, tiers, rate, contract[MINIMUM_QUANTITY],
         contract[MAXIMUM_QUANTITY], contract[MINIMUM_NOTIONAL], contract[BAND] * (1.0 + 1e-9),
     )  # fmt: skip
+    if code == 0 and not is_reducing(quantity, change):  # a venue refuses what mark would liquidate on the spot
+        entered, average, _ = apply_fill(quantity, a[ENTRY], change, price)
+        margin = posted_margin(entered, average, price, limit)
+        if is_breached(entered, liquidation_price(entered, average, margin, tiers, 0.0), mark):
+            code = REJECT_MARGIN
     if code > 0:
         a[ORDER_CODE] = code
         return
@@ -235,7 +241,7 @@ def trade(a: Floats, change: float, market: Floats, row: int, contract: Floats, 
 
 @compiled
 def _book(a: Floats, after: float, change: float, price: float, leverage: float, rate: float, tiers: Floats) -> None:
-    """Book a fill and post the margin of the whole position anew: notional / leverage at the fill price."""
+    """Book a fill and post the margin of the whole position anew, at the fill price."""
     before = a[POSITION]
     reducing = is_reducing(before, change)
     _, a[ENTRY], realised = apply_fill(before, a[ENTRY], change, price)
@@ -246,7 +252,7 @@ def _book(a: Floats, after: float, change: float, price: float, leverage: float,
     a[FEE] = paid
     a[REALISED] += realised
     a[CONTRACT_LEVERAGE] = leverage
-    margin = abs(after) * price / leverage
+    margin = posted_margin(after, a[ENTRY], price, leverage)
     a[MARGIN] = min(margin, a[WALLET]) if reducing else margin  # a reduction never asks for more than there is
     a[LIQUIDATION] = liquidation_price(after, a[ENTRY], a[MARGIN], tiers, 0.0)
     if before * after <= 0.0:

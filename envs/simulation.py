@@ -71,6 +71,21 @@ class Game:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+def as_numbers(action: Any) -> NDArray[np.float64]:
+    """Read an action as float64; text that spells a number is not one.
+
+    Raises:
+        ActionError: not an array of numbers.
+    """
+    try:
+        values = np.asarray(action)
+    except ValueError as error:
+        raise ActionError(f"action {action!r} is not an array of numbers") from error
+    if values.dtype.kind not in "fiub":
+        raise ActionError(f"action {action!r} is not an array of numbers")
+    return values.astype(np.float64, copy=False)
+
+
 class Simulation:
     """N accounts that play one game, each with its own random generator for its episode starts."""
 
@@ -152,12 +167,9 @@ class Simulation:
             ActionError: wrong shape, or a number that is not finite; nothing was changed.
         """
         target = self.accounts[0, :, self.game.action_columns]
-        try:
-            values = np.asarray(actions, dtype=np.float64)
-            if values.shape != target.shape:
-                values = values.reshape(target.shape) if values.size == target.size else values
-        except (TypeError, ValueError) as error:
-            raise ActionError(f"action {actions!r} is not an array of numbers") from error
+        values = as_numbers(actions)
+        if values.shape != target.shape and values.size == target.size:
+            values = values.reshape(target.shape)
         if values.shape != target.shape:
             raise ActionError(f"action has shape {values.shape}, expected {target.shape}")
         if not np.isfinite(values).all():

@@ -29,6 +29,7 @@ from envs.simulation import (
     TRUNCATED,
     Game,
     Simulation,
+    as_numbers,
 )
 from markets.errors import ActionError, ConfigError, unknown
 
@@ -138,10 +139,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._trace.add(self._times[int(self._account[ROW])], price, position, equity)
 
     def _set_action(self, action: Any) -> None:
-        try:
-            value = np.asarray(action, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise ActionError(f"action {action!r} is not an array of numbers") from error
+        value = as_numbers(action)
         if value.size != self._action.size or value.ndim > 1:
             raise ActionError(f"action has shape {value.shape}, expected {self.action_space.shape}")
         for number in value.flat:
@@ -207,7 +205,7 @@ class TradingVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], Any, NDArray[An
             mode = AutoresetMode(autoreset_mode)
         except ValueError as error:
             raise unknown("autoreset_mode", autoreset_mode, [m.value for m in AutoresetMode]) from error
-        self.metadata = {"render_modes": [], "autoreset_mode": mode}
+        self.metadata = {**TradingEnv.metadata, "autoreset_mode": mode}
         self.simulation = Simulation(game, num_envs)
         self.num_envs = num_envs
         self.render_mode = None

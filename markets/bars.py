@@ -9,6 +9,7 @@ Shapes: T bars, A assets, E funding events. Prices in the quote currency, volume
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -199,8 +200,9 @@ def as_time(value: Any, name: str) -> np.datetime64:
 def as_bound(value: Any, name: str) -> np.datetime64:
     """Read an end: a date without a time of day means the end of that day."""
     time = as_time(value, name)
-    date_only = isinstance(value, str) and len(value.strip()) == len("2024-06-30")
-    return time + np.timedelta64(1, "D") if date_only else time
+    text = isinstance(value, str) and ":" not in value and "T" not in value.upper()
+    day = isinstance(value, datetime.date) and not isinstance(value, datetime.datetime)
+    return time + np.timedelta64(1, "D") if text or day else time
 
 
 def as_interval(value: str | np.timedelta64 | pd.Timedelta, name: str = "interval") -> np.timedelta64:

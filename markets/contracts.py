@@ -50,6 +50,9 @@ class PerpetualContract:
         for name in ("maker_fee", "taker_fee", "clearance_fee", "half_spread", "participation", "price_band"):
             if getattr(self, name) > 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)!r} of {self.symbol} is a fraction, at most 1")
+        for name in ("maximum_quantity", "participation", "price_band"):
+            if not getattr(self, name) > 0.0:
+                raise ConfigError(f"{name}={getattr(self, name)!r} of {self.symbol} must be positive")
         check_tiers(self.tiers)
 
     @property
@@ -60,6 +63,8 @@ class PerpetualContract:
 
 def check_tiers(tiers: tuple[Tier, ...]) -> None:
     """Raise unless caps rise, leverage falls and ``amount_{k+1} = amount_k + cap_k (rate_{k+1} - rate_k)``."""
+    if not tiers or tiers[0][3] != 0.0:
+        raise ConfigError("margin tiers need at least one row, and the amount of the first is 0")
     for k, (low, high) in enumerate(itertools.pairwise(tiers)):
         if not (low[0] < high[0] and low[1] >= high[1] and low[2] < high[2]):
             raise ConfigError(

@@ -25,7 +25,8 @@ from markets.table import CausalTable
 from markets.windows import Floats, lagged, ratio, window_max, window_mean, window_min, window_sum
 
 CLIP = 5.0  # standard deviations at which scaled features are cut
-WARM_UP = 169  # bars: the longest look-back, plus the bar before it
+WARM_UP = 169  # bars: the longest look-back, plus the bar before it; see also warm_up
+EVENTS = 3  # settled funding rates that are averaged
 SMALLEST = 1e-12
 DAY = np.timedelta64(1, "D")
 
@@ -172,7 +173,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("volume_trend", "ln(mean(a, 24) / mean(a, 168)), a = v^(1/4)", "log ratio", 168, lambda h: h.activity_trend()),
     Feature("basis", "1e4 ln(c / mark close), 0 without mark prices", "basis points", 1, lambda h: h.basis()),
     Feature("funding_last", "last settled rate (stamp before the close)", "basis points", 1, lambda h: h.funding_mean(1)),
-    Feature("funding_mean_9", "mean of the last 9 settled rates", "basis points", 1, lambda h: h.funding_mean(9)),
+    Feature("funding_mean_3", "mean of the last 3 settled rates", "basis points", 1, lambda h: h.funding_mean(EVENTS)),
     Feature("funding_phase", "time to the next 8-hour stamp / 8 h", "share", 1, lambda h: h.funding_phase(), 0, 1, False),
     Feature("hour_sin", "sin(2 pi time of day)", "1", 1, lambda h: np.sin(h.day_angle()), -1, 1, False),
     Feature("hour_cos", "cos(2 pi time of day)", "1", 1, lambda h: np.cos(h.day_angle()), -1, 1, False),
@@ -181,8 +182,13 @@ FEATURES: tuple[Feature, ...] = (
 NAMES = tuple(feature.name for feature in FEATURES)
 
 
+def warm_up(interval: np.timedelta64) -> int:
+    """Rows before the first that can be served: the longest look-back, and a day for the funding stamps."""
+    return max(WARM_UP, int(np.ceil(DAY / interval)))
+
+
 def raw(bars: Bars) -> Floats:
-    """Compute every feature in its own unit: ``(T, F)`` float64; rows before ``WARM_UP`` are partly empty (0)."""
+    """Compute every feature in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty."""
     history = _History(bars)
     with np.errstate(invalid="ignore", divide="ignore"):  # hostile values behind the checks must not warn, nor spread
         return np.stack([feature.compute(history) for feature in FEATURES], axis=1)
@@ -203,14 +209,15 @@ class FeatureScaler:
 
     @classmethod
     def fit(cls, bars: Bars, values: Floats, stop: int) -> FeatureScaler:
-        """Fit on rows ``WARM_UP..stop-1`` of ``values = raw(bars)``.
+        """Fit on rows ``warm_up..stop-1`` of ``values = raw(bars)``.
 
         Raises:
             DataError: fewer than two such rows.
         """
-        if stop - WARM_UP < 2:
-            raise DataError(f"too few bars: the training range ends at row {stop}, features need {WARM_UP + 2}")
-        rows = values[WARM_UP:stop]
+        first = warm_up(bars.interval)
+        if stop - first < 2:
+            raise DataError(f"too few bars: the training range ends at row {stop}, features need {first + 2}")
+        rows = values[first:stop]
         mean, deviation = rows.mean(axis=0), rows.std(axis=0)
         for column, feature in enumerate(FEATURES):
             if not feature.scaled:
@@ -277,7 +284,7 @@ def table(bars: Bars, scaler: FeatureScaler, values: Floats | None = None) -> Ca
         names=NAMES,
         low=low.astype(np.float32),
         high=high.astype(np.float32),
-        valid_from=WARM_UP,
+        valid_from=warm_up(bars.interval),
         bars_hash=bars.hash,
         train_end=scaler.train_end,
         checked=bars.checked,
@@ -303,16 +310,16 @@ class FeatureStream:
         """
         self._tail = bar if self._tail is None else _append(self._tail, bar, WARM_UP + 1)
         self._seen += 1
-        if self._seen <= WARM_UP:
+        if self._seen <= warm_up(bar.interval):
             return None
         return self._scaler.apply(raw(self._tail)[-1:])[0]
 
 
 def _append(tail: Bars, bar: Bars, keep: int) -> Bars:
-    """Join two sets of bars and keep the last ``keep`` rows and nine funding events."""
+    """Join two sets of bars and keep the last ``keep`` rows and the funding events that features average."""
     joined = {name: np.concatenate([tail.columns[name], bar.columns[name]])[-keep:] for name in tail.columns}
-    times = np.concatenate([tail.funding_time, bar.funding_time])[-9:]
-    rates = np.concatenate([tail.funding_rate, bar.funding_rate])[-9:]
+    times = np.concatenate([tail.funding_time, bar.funding_time])[-EVENTS:]
+    rates = np.concatenate([tail.funding_rate, bar.funding_rate])[-EVENTS:]
     return Bars.unchecked(
         time=np.concatenate([tail.time, bar.time])[-keep:], interval=tail.interval, symbols=tail.symbols,
         funding_time=times, funding_rate=rates, market=tail.market, source=tail.source, **joined,

@@ -14,7 +14,7 @@ from markets.errors import ConfigError, DataError, unknown
 if TYPE_CHECKING:
     from markets.bars import Bars, Floats, Times
 
-TIME_NAMES = ("timestamp", "time", "date", "datetime", "open_time", "opentime", "close_time")
+TIME_NAMES = ("timestamp", "time", "date", "datetime", "open_time", "opentime")
 RATE_NAMES = ("funding_rate", "fundingrate", "rate")
 STAMPS = ("open", "close")
 
@@ -37,7 +37,7 @@ def bars_from_frame(
         raise unknown("stamp", stamp, STAMPS)
     if len(frame) < 2:
         raise DataError(f"{len(frame)} rows: at least 2 bars are needed")
-    names = {str(name).strip().lower(): name for name in frame.columns}
+    names = _names(frame)
     times = _times(frame, names, TIME_NAMES)
     length = as_interval(interval) if interval else _most_frequent_step(times)
     if stamp == "close":
@@ -85,8 +85,10 @@ def _times(frame: pd.DataFrame, names: dict[str, Any], candidates: tuple[str, ..
 def read_times(column: pd.Series, name: str) -> Times:
     """Read times: datetimes, ISO text, or epoch numbers in s, ms, us or ns (told apart by their size)."""
     if pd.api.types.is_numeric_dtype(column):
-        if column.isna().any():
-            raise DataError(f"column {name!r}, row {int(column.isna().to_numpy().argmax())}: not a time")
+        wrong = ~(column.abs() < 9e18).to_numpy()  # also true for NaN
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(f"column {name!r}, row {row}: {column.iloc[row]!r} is not a time")
         size = float(column.abs().max())
         unit = next(unit for limit, unit in ((1e11, "s"), (1e14, "ms"), (1e17, "us"), (np.inf, "ns")) if size < limit)
         stamps = pd.to_datetime(column, unit=unit, utc=True)  # type: ignore[call-overload]
@@ -102,6 +104,21 @@ def read_times(column: pd.Series, name: str) -> Times:
         return np.array(stamps.dt.tz_localize(None).dt.as_unit("ns"), dtype="datetime64[ns]")
     except pd.errors.OutOfBoundsDatetime as error:
         raise DataError(f"column {name!r}: {error}") from error
+
+
+def _names(frame: pd.DataFrame) -> dict[str, Any]:
+    """Map lower-case names to columns.
+
+    Raises:
+        DataError: two columns have the same name but for case.
+    """
+    names: dict[str, Any] = {}
+    for column in frame.columns:
+        name = str(column).strip().lower()
+        if name in names:
+            raise DataError(f"column {name!r} is there twice ({names[name]!r} and {column!r}): drop or rename one")
+        names[name] = column
+    return names
 
 
 def _is_time(column: pd.Series) -> bool:
@@ -135,7 +152,7 @@ def _funding(frame: pd.DataFrame | None, times: Times, length: np.timedelta64) -
     """Read funding events within the bars; venues stamp them a few milliseconds late, so seconds are dropped."""
     if frame is None:
         return np.empty(0, "datetime64[ns]"), np.empty((0, 1))
-    names = {str(name).strip().lower(): name for name in frame.columns}
+    names = _names(frame)
     column = next((names[name] for name in RATE_NAMES if name in names), None)
     if column is None:
         raise DataError(

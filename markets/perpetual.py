@@ -238,6 +238,16 @@ def fillable_quantity(
     return side * size
 
 
+@compiled
+def posted_margin(quantity: float, entry: float, price: float, leverage: float) -> float:
+    """Margin that a fill at ``price`` posts for the whole position: ``Q p / L + max(0, -q (p - E))``.
+
+    The second part covers what is already lost: a margin of notional / L alone could be smaller than the loss, and the
+    insurance fund would pay for a position that nobody moved.
+    """
+    return abs(quantity) * price / leverage + max(0.0, -quantity * (price - entry))
+
+
 # --- order checks -----------------------------------------------------------------------------------------------------
 
 
@@ -287,7 +297,9 @@ def check_order(
     and price are expected rounded. ``wallet`` is the whole balance, since the margin of the whole position is posted
     anew; a reducing order needs no margin.
     """
-    if not (math.isfinite(change) and math.isfinite(price) and math.isfinite(mark) and math.isfinite(leverage)):
+    if not (math.isfinite(change) and math.isfinite(price) and math.isfinite(mark) and math.isfinite(wallet)):
+        return REJECT_NOT_FINITE
+    if not 0.0 < leverage < math.inf:
         return REJECT_NOT_FINITE
     if abs(change) < smallest * (1.0 - 1e-9) or change == 0.0:
         return REJECT_QUANTITY_LOW
@@ -300,11 +312,12 @@ def check_order(
         return REJECT_PRICE_BAND
     if reducing:
         return 0
-    after, _, realised = apply_fill(quantity, entry, change, price)
+    after, average, realised = apply_fill(quantity, entry, change, price)
     notional = abs(after) * price
     if leverage > maximum_leverage(notional, tiers):
         return REJECT_TIER_LEVERAGE
-    if notional / leverage + fee(change, price, fee_rate) > (wallet + realised) * (1.0 + 1e-12):
+    needed = posted_margin(after, average, price, leverage) + fee(change, price, fee_rate)
+    if needed > (wallet + realised) * (1.0 + 1e-12):
         return REJECT_MARGIN
     return 0
 
@@ -322,20 +335,21 @@ def affordable_quantity(
 ) -> float:
     """Largest part of an opening ``change`` whose margin and fee the wallet covers (signed, 0 when nothing is).
 
-    The margin of the resulting notional N at price p is ``N / min(leverage, tier maximum)``, so the answer is sought
-    from the highest tier down. Flips first realise the old position, which frees its margin.
+    The margin of the resulting notional N at price p is ``N / min(leverage, tier maximum)`` plus what the position has
+    lost, so the answer is sought from the highest tier down. Flips first realise the old position.
     """
     side = 1.0 if change > 0.0 else -1.0
     opposite = quantity * side < 0.0
     held = 0.0 if opposite else abs(quantity)  # what stays open beside the new part
     closing = abs(quantity) if opposite else 0.0
-    cash = wallet + (quantity * (price - entry) if opposite else 0.0) - closing * price * fee_rate
+    open_profit = quantity * (price - entry)
+    cash = wallet + (open_profit if opposite else min(open_profit, 0.0)) - closing * price * fee_rate
     wanted = abs(change) - closing
     for k in range(tiers.shape[0] - 1, -1, -1):
         top = min(leverage, tiers[k, 1])
         # (held + x) p / top + x p f <= cash
         part = (cash - held * price / top) / (price * (1.0 / top + fee_rate))
-        part = min(part, tiers[k, 0] / price - held, wanted)
+        part = min(part, tiers[k, 0] / price * (1.0 - 1e-12) - held, wanted)  # a cap met exactly stays inside
         floor = tiers[k - 1, 0] if k > 0 else 0.0
         if part > 0.0 and (held + part) * price > floor:
             return side * (closing + part)

@@ -32,7 +32,12 @@ def run_python() -> Callable[..., str]:
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300
+            [sys.executable, "-W", "error", "-c", code],
+            cwd=ROOT,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -14,7 +14,16 @@ import pytest
 from numpy.typing import NDArray
 
 from agents.agent import Agent, Observation
-from agents.baselines import BASELINES, UNLEVERED, AlwaysShort, BuyAndHold, Idle, Random, VolatilityTargetedLong, baseline
+from agents.baselines import (
+    BASELINES,
+    UNLEVERED,
+    AlwaysShort,
+    BuyAndHold,
+    Idle,
+    Random,
+    VolatilityTargetedLong,
+    baseline,
+)
 from agents.evaluation import Walk, walk
 from envs.make import build, game_of
 from envs.perp_futures import PerpFuturesConfig
@@ -234,14 +243,20 @@ def test_an_agent_that_rebalances_is_caught() -> None:
         check_one_order(AlwaysShort())
 
 
-@pytest.mark.parametrize("leverage", [1.0, 2.0, 3.0])
-def test_buy_and_hold_sends_no_order_while_its_exposure_drifts(leverage: float) -> None:
-    assert orders(played(BuyAndHold(), leverage=leverage, continue_after_liquidation=False)) == 1
+@pytest.mark.parametrize("rate", [1e-3, -1e-3], ids=["paid", "received"])
+def test_buy_and_hold_never_trades_again_when_funding_moves_its_exposure(rate: float) -> None:
+    bars = load_bars(BARS)
+    costly = replace(bars, funding_rate=np.full_like(bars.funding_rate, rate), source="funding")
+    infos = played(BuyAndHold(), bars=costly, leverage=1.0)
+    assert abs(sum(info["funding"] for info in infos)) > 500.0, "funding is too small to matter: the test is empty"
+    assert orders(infos) == 1
+    assert infos[-1]["ended_by"] == "end of the split"
 
 
-def falling(share: float) -> Bars:
+def falling(share: float, rate: float = 0.0) -> Bars:
     """The synthetic market, with one bar late in the test split through which the price loses ``share`` for good."""
     bars = load_bars(BARS)
+    bars = replace(bars, funding_rate=np.full_like(bars.funding_rate, rate))
     row = 2700
     columns = {name: np.array(getattr(bars, name)) for name in ("open", "high", "low", "close", "volume")}
     for name in ("open", "high", "low", "close"):
@@ -266,6 +281,13 @@ def check_survives(share: float, **arguments: Any) -> None:
 @pytest.mark.parametrize("share", [1.0 / 3.0, 0.5, 0.8])
 def test_unlevered_buy_and_hold_survives_a_fall_and_keeps_the_position(share: float) -> None:
     check_survives(share, leverage=1.0)
+
+
+def test_unlevered_buy_and_hold_survives_a_fall_after_which_funding_is_paid() -> None:
+    walked = walk(BuyAndHold(), game(bars=falling(0.55, rate=2e-3), leverage=1.0))
+    assert walked.items["funding"][0] > 500.0
+    assert walked.items["liquidations"][0] == 0
+    assert walked.ended_by == ("",)
 
 
 def test_the_same_fall_liquidates_a_levered_account() -> None:
@@ -307,15 +329,17 @@ def check_volatility_target(target: float, periods: float) -> None:
     assert cut > 0, "the target never bound: the test is empty"
 
 
-@pytest.mark.parametrize("target", [0.05, 0.4])
+@pytest.mark.parametrize("target", [0.05, 0.3])
 def test_the_volatility_target_is_the_target_over_annual_volatility_and_at_most_one(target: float) -> None:
     periods = load_bars(BARS).periods_per_year
-    if target == 0.4:  # the default binds only in the wilder market
-        assert VolatilityTargetedLong()._target == target
-        wild = Agent.predict(VolatilityTargetedLong().bind(NAMES), np.log(np.full(5, 0.8, np.float32)))[0]
-        assert wild[0] == pytest.approx(0.5, rel=1e-5)
-        return
     check_volatility_target(target, periods)
+
+
+def test_the_default_volatility_target_is_forty_percent_a_year() -> None:
+    wild, calm = (np.log(np.full(5, sigma, np.float32)) for sigma in (0.8, 0.3))
+    agent = VolatilityTargetedLong().bind(NAMES)
+    assert agent.predict(wild)[0] == pytest.approx([0.5], rel=1e-5)
+    assert agent.predict(calm)[0].tolist() == [1.0]
 
 
 def test_a_volatility_target_annualised_by_trading_days_is_caught() -> None:
@@ -369,5 +393,5 @@ def test_each_call_makes_a_fresh_baseline() -> None:
 
 
 def test_an_unknown_baseline_is_an_error_with_the_nearest_one() -> None:
-    with pytest.raises(UnknownNameError, match="unknown baseline 'buy-and-hodl'. Did you mean 'buy-and-hold'"):
+    with pytest.raises(UnknownNameError, match=r"unknown baseline 'buy-and-hodl'\. Did you mean 'buy-and-hold'"):
         baseline("buy-and-hodl")

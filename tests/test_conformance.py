@@ -90,7 +90,7 @@ class Mutant(gym.Wrapper[Any, Any, Any, Any]):
     """A wrapper through which a planted fault reaches a check; ``unwrapped`` is still the environment."""
 
 
-# ---- the two public checkers ------------------------------------------------------------------------------------------
+# ---- the two public checkers ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -129,7 +129,7 @@ def test_mutant_an_observation_of_another_dtype_fails_both_checkers(name: str) -
             assert warnings_of(check, Wide(maker(name)())) == []
 
 
-# ---- spaces and names -------------------------------------------------------------------------------------------------
+# ---- spaces and names -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -157,10 +157,12 @@ def test_the_observation_space_is_a_flat_float32_box_with_finite_bounds(name: st
     assert isinstance(space, gym.spaces.Box)
     assert space.dtype == np.float32
     assert len(space.shape) == 1
-    assert np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()
+    assert np.isfinite(space.low).all()
+    assert np.isfinite(space.high).all()
+    assert (space.low < space.high).all()
 
 
-# ---- observations -----------------------------------------------------------------------------------------------------
+# ---- observations -----------------------------------------------------------------------------------------------
 
 
 def check_observations(make: Make, episodes: int = 3) -> None:
@@ -170,7 +172,8 @@ def check_observations(make: Make, episodes: int = 3) -> None:
     space = env.observation_space
 
     def check(obs: Any) -> None:
-        assert obs.dtype == np.float32 and obs.flags.c_contiguous
+        assert obs.dtype == np.float32
+        assert obs.flags.c_contiguous
         assert np.isfinite(obs).all()
         assert space.contains(obs)
 
@@ -186,8 +189,10 @@ def check_observations(make: Make, episodes: int = 3) -> None:
                 }[style]  # fmt: skip
                 obs, reward, terminated, truncated, _ = env.step(action)
                 check(obs)
-                assert type(reward) is float and np.isfinite(reward)
-                assert type(terminated) is bool and type(truncated) is bool
+                assert type(reward) is float
+                assert np.isfinite(reward)
+                assert type(terminated) is bool
+                assert type(truncated) is bool
                 if terminated or truncated:
                     break
 
@@ -226,7 +231,8 @@ def check_own_arrays(make: Make) -> None:
     for action in actions:
         want = kept.step(action)
         got = spoilt.step(action)
-        assert want[0].tobytes() == got[0].tobytes() and want[1:] == got[1:]
+        assert want[0].tobytes() == got[0].tobytes()
+        assert want[1:] == got[1:]
         assert not np.shares_memory(want[0], kept.unwrapped.simulation.obs)  # type: ignore[attr-defined]
         got[0][:] = 0.5
         got[4].clear()
@@ -249,7 +255,7 @@ def test_mutant_an_env_that_hands_out_its_buffer_is_found() -> None:
         check_own_arrays(lambda: Aliased(maker(IDS[0])()))
 
 
-# ---- seeds, order of calls, memory ------------------------------------------------------------------------------------
+# ---- seeds, order of calls, memory ------------------------------------------------------------------------------
 
 
 def check_seeds(make: Make) -> None:
@@ -382,7 +388,7 @@ def test_mutant_a_reset_that_leaks_is_found(fault: str) -> None:
         check_resets(lambda: Leaky(maker(IDS[0])()), 200)
 
 
-# ---- copies -----------------------------------------------------------------------------------------------------------
+# ---- copies -----------------------------------------------------------------------------------------------------
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     "deepcopy": copy.deepcopy,
@@ -442,7 +448,7 @@ def test_mutant_a_copy_that_shares_its_accounts_is_found() -> None:
         check_copies(maker(IDS[0]), copy.copy)
 
 
-# ---- actions ----------------------------------------------------------------------------------------------------------
+# ---- actions ----------------------------------------------------------------------------------------------------
 
 
 def check_bad_actions(make: Make) -> None:
@@ -526,7 +532,7 @@ def test_an_action_outside_its_bounds_counts_as_the_bound_and_whole_numbers_as_n
     assert all(result == results[0] for result in results)
 
 
-# ---- names that do not exist ------------------------------------------------------------------------------------------
+# ---- names that do not exist ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -572,10 +578,10 @@ def test_a_value_that_cannot_work_raises_a_typed_error(name: str, field: str, va
 def test_an_unknown_reset_option_raises_and_names_the_nearest_valid_one(name: str) -> None:
     for env in (maker(name)(), gym.make_vec(name, num_envs=2, **arguments(name))):
         env.reset(seed=SEED)
-        with pytest.raises(UnknownNameError, match="strat.*Did you mean 'start'"):
+        with pytest.raises(UnknownNameError, match=r"strat.*Did you mean 'start'"):
             env.reset(options={"strat": "2020-01-01"})
         for start in ("not a date", "1999-01-01", "2999-01-01"):
-            with pytest.raises(ConfigError, match="start|date"):
+            with pytest.raises(ConfigError, match=r"start|date"):
                 env.reset(options={"start": start})
 
 
@@ -591,7 +597,7 @@ def test_a_refused_reset_leaves_the_running_episode_as_it_was(name: str) -> None
     assert env.reset()[0].tobytes() == twin.reset()[0].tobytes()
 
 
-# ---- other ways in ----------------------------------------------------------------------------------------------------
+# ---- other ways in ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", ["envs", "regimegym"])
@@ -639,7 +645,9 @@ def test_info_none_is_an_empty_dict_and_info_is_never_reused(name: str) -> None:
     infos = [full.reset(seed=SEED)[1]]
     for action in actions:
         silent, said = quiet.step(action), full.step(action)
-        assert silent[0].tobytes() == said[0].tobytes() and silent[1:4] == said[1:4] and silent[4] == {}
+        assert silent[0].tobytes() == said[0].tobytes()
+        assert silent[1:4] == said[1:4]
+        assert silent[4] == {}
         infos.append(said[4])
     assert len({id(info) for info in infos}) == len(infos)
     assert len({id(info["reward_terms"]) for info in infos}) == len(infos)

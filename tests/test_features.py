@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from markets import features
 from markets.bars import MARKS, PRICES, Bars
 from markets.errors import ConfigError, DataError
-from markets.features import FEATURES, NAMES, WARM_UP, FeatureScaler, FeatureStream, bounds, raw, table
+from markets.features import FEATURES, NAMES, WARM_UP, FeatureScaler, FeatureStream, bounds, raw, table, warm_up
 from markets.synthetic import CryptoParameters, crypto
 from markets.table import CausalTable
 from markets.windows import lagged, ratio, window_max, window_mean, window_min, window_sum
@@ -275,18 +275,17 @@ def test_a_later_start_gives_the_same_bits_after_the_warm_up(skipped: int) -> No
     assert unlike_when_started_later(market(), skipped, WARM_UP) == []
 
 
-@pytest.mark.parametrize("interval", ["5m", "1m"])
-def test_a_later_start_at_shorter_intervals_changes_nothing_but_funding(interval: str) -> None:
-    unlike = unlike_when_started_later(market(6_000, interval), 4_901, WARM_UP)
-    assert set(unlike) <= {"funding_last", "funding_mean_9"}
+@pytest.mark.parametrize("interval", ["1m", "5m", "15m", "4h"])
+def test_a_later_start_gives_the_same_bits_at_other_intervals(interval: str) -> None:
+    bars = market(6_000, interval)
+    late = bars.between(3_001, len(bars))
+    declared = table(late, scaler()).valid_from
+    assert declared == warm_up(bars.interval)
+    assert unlike_when_started_later(bars, 3_001, declared) == []
 
 
-@pytest.mark.parametrize("interval", ["5m", "1m"])
-@pytest.mark.xfail(
-    strict=True, reason="funding features look back over stamps, not bars: the warm-up is too short here"
-)
-def test_a_later_start_gives_the_same_bits_at_shorter_intervals(interval: str) -> None:
-    assert unlike_when_started_later(market(6_000, interval), 4_901, WARM_UP) == []
+def test_the_warm_up_check_catches_one_that_counts_bars_where_funding_counts_hours() -> None:
+    assert unlike_when_started_later(market(6_000, "1m"), 3_001, WARM_UP) == ["funding_last", "funding_mean_3"]
 
 
 def test_the_warm_up_check_catches_one_that_is_declared_too_short() -> None:
@@ -365,7 +364,7 @@ def test_the_stream_check_catches_lost_funding_stamps() -> None:
     rows = streamed(bars, scaler(), keep_events=False)
     row = rows[-1]
     assert row is not None
-    assert differing(row[None], table(bars, scaler()).values[-1:]) == ["funding_last", "funding_mean_9"]
+    assert differing(row[None], table(bars, scaler()).values[-1:]) == ["funding_last", "funding_mean_3"]
 
 
 # --- formulas ---------------------------------------------------------------------------------------------------------
@@ -408,7 +407,7 @@ HAND_COMPUTED = {  # value at row 190: bar 22:00 to 23:00 on Friday the 12th, 23
     "volume_trend": math.log((2.0 + 1.0 / 24.0) / (2.0 + 1.0 / 168.0)),
     "basis": 0.0,
     "funding_last": 2.4,  # basis points; the 24th stamp, at 22:00 minus 6 h
-    "funding_mean_9": 2.0,  # of 1.6 to 2.4
+    "funding_mean_3": 2.3,  # of 2.2, 2.3 and 2.4
     "funding_phase": 1.0 / 8.0,  # one hour to midnight
     "hour_sin": math.sin(2.0 * math.pi * 23.0 / 24.0),
     "hour_cos": math.cos(2.0 * math.pi * 23.0 / 24.0),

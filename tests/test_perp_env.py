@@ -11,6 +11,7 @@ import os
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import numpy as np
 import pytest
 
 from envs import perp_kernel
-from envs.make import build
 from envs.perp_futures import PerpFutures, PerpFuturesConfig, PerpFuturesEnv
 from markets import sources
 from markets.bars import MARKS, PRICES, Bars
@@ -31,6 +31,7 @@ Infos = list[dict[str, Any]]
 
 SEED = 11
 SMALL = "synthetic:crypto?seed=1&interval=1h&bars=4000"
+WILD = SMALL + "&annual_volatility=2.5"  # liquidations at every leverage
 REAL = "parquet:perp_btcusdt_1h.parquet?funding=perp_btcusdt_funding_8h.parquet&symbol=BTCUSDT&start=2020-01-01"
 HOUR = np.timedelta64(1, "h").astype("timedelta64[ns]")
 DAY = np.timedelta64(24, "h").astype("timedelta64[ns]")
@@ -42,7 +43,7 @@ NO_FRICTION = {**FREE, "lot_step": 0.0, "minimum_notional": 0.0, "participation"
 CODES = {text: code for code, text in ORDER_STATUS.items()}
 
 
-# ---- scripted markets -------------------------------------------------------------------------------------------------
+# ---- scripted markets -------------------------------------------------------------------------------------------
 
 
 def bar(
@@ -50,7 +51,12 @@ def bar(
     mark: tuple[float, float, float, float] | None = None, skip: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """One candle; ``mark`` differs from last where given; ``skip`` bars are missing before it."""
-    return {"prices": (opened, high, low, close), "volume": volume, "mark": mark or (opened, high, low, close), "skip": skip}
+    return {
+        "prices": (opened, high, low, close),
+        "volume": volume,
+        "mark": mark or (opened, high, low, close),
+        "skip": skip,
+    }
 
 
 def flat(price: float, volume: float = 1e6, skip: int = 0) -> dict[str, Any]:
@@ -58,7 +64,10 @@ def flat(price: float, volume: float = 1e6, skip: int = 0) -> dict[str, Any]:
 
 
 def script(
-    rows: Sequence[dict[str, Any]], funding: Sequence[tuple[float, float]] = (), interval: np.timedelta64 = HOUR, after: int = 3
+    rows: Sequence[dict[str, Any]],
+    funding: Sequence[tuple[float, float]] = (),
+    interval: np.timedelta64 = HOUR,
+    after: int = 3,
 ) -> Bars:
     """Flat bars for the warm-up, then ``rows``, then a few flat ones.
 
@@ -72,10 +81,13 @@ def script(
     columns = {name: np.array([row["prices"][i] for row in every])[:, None] for i, name in enumerate(PRICES)}
     columns |= {name: np.array([row["mark"][i] for row in every])[:, None] for i, name in enumerate(MARKS)}
     begin = time[BEFORE - 1] + interval
-    stamps = [begin + np.timedelta64(round(place * float(interval / np.timedelta64(1, "ns"))), "ns") for place, _ in funding]
+    stamps = [
+        begin + np.timedelta64(round(place * float(interval / np.timedelta64(1, "ns"))), "ns") for place, _ in funding
+    ]
     return Bars(
         time=time, interval=interval, symbols=("BTCUSDT",), volume=np.array([row["volume"] for row in every])[:, None],
-        funding_time=np.array(stamps, "datetime64[ns]"), funding_rate=np.array([rate for _, rate in funding]).reshape(-1, 1),
+        funding_time=np.array(stamps, "datetime64[ns]"),
+        funding_rate=np.array([rate for _, rate in funding]).reshape(-1, 1),
         **columns,
     )  # fmt: skip
 
@@ -87,15 +99,21 @@ def environment(bars: Bars | str, kernel: Kernel | None = None, **settings: Any)
 
 
 def play(bars: Bars, actions: Sequence[float], kernel: Kernel | None = None, **settings: Any) -> Infos:
-    """Take ``actions`` from the last flat bar on; the info of the reset and of each step, with reward and flags added."""
+    """Take ``actions`` from the last flat bar on; the infos, each step's with its reward and flags."""
     env = environment(
-        bars, kernel, split="test", train_end=str(bars.close_time[TRAIN]), validation_end=str(bars.close_time[VALIDATION]), **settings
+        bars,
+        kernel,
+        split="test",
+        train_end=str(bars.close_time[TRAIN]),
+        validation_end=str(bars.close_time[VALIDATION]),
+        **settings,
     )
     _, info = env.reset(seed=SEED, options={"start": bars.time[BEFORE - 1]})
     infos = [info]
     for action in actions:
         obs, reward, terminated, truncated, info = env.step([action])
-        assert env.observation_space.contains(obs) and math.isfinite(reward)
+        assert env.observation_space.contains(obs)
+        assert math.isfinite(reward)
         infos.append({**info, "reward": reward, "terminated": terminated, "truncated": truncated})
         check_step(infos[-2], info)
         if terminated or truncated:
@@ -107,7 +125,8 @@ def mutant(*changes: tuple[str, str]) -> Kernel:
     """Return the step of the kernel's source with pieces of text replaced; interpreted, not compiled."""
     source = Path(perp_kernel.__file__).read_text()
     for old, new in (("from markets.compiled import compiled", "compiled = lambda function: function"), *changes):
-        assert old in source, f"the text that a mutant replaces is gone: {old!r}"
+        if old not in source:  # no AssertionError: that is what a mutant is expected to raise
+            raise LookupError(f"the text that a mutant replaces is gone: {old!r}")
         source = source.replace(old, new)
     module = types.ModuleType("mutant_kernel")
     exec(compile(source, "mutant_kernel", "exec"), module.__dict__)
@@ -115,7 +134,7 @@ def mutant(*changes: tuple[str, str]) -> Kernel:
     return step
 
 
-# ---- books ------------------------------------------------------------------------------------------------------------
+# ---- books ------------------------------------------------------------------------------------------------------
 
 
 def check_step(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -174,7 +193,8 @@ def check_books(bars: str | Bars, steps: int = 10_000, kernel: Kernel | None = N
         if random.random() < 0.3:
             action = float(random.choice([random.uniform(-1.2, 1.2), 0.0, 1.0, -1.0, random.uniform(-0.1, 0.1)]))
         obs, reward, terminated, truncated, info = env.step([action])
-        assert math.isfinite(reward) and env.observation_space.contains(obs)
+        assert math.isfinite(reward)
+        assert env.observation_space.contains(obs)
         assert reward == pytest.approx(sum(info["reward_terms"].values()), rel=1e-12, abs=1e-15)
         check_step(before, info)
         ledger.book(info)
@@ -195,8 +215,12 @@ def check_books(bars: str | Bars, steps: int = 10_000, kernel: Kernel | None = N
 
 @pytest.mark.parametrize("go_on", [False, True])
 @pytest.mark.parametrize("leverage", [3.0, 20.0, 100.0])
-def test_every_step_reconciles_and_info_alone_recomputes_the_account_on_a_synthetic_market(leverage: float, go_on: bool) -> None:
-    met = check_books(SMALL, leverage=leverage, continue_after_liquidation=go_on, reward="log_return=1,costs=0.1,funding=2")
+def test_every_step_reconciles_and_info_alone_recomputes_the_account_on_a_synthetic_market(
+    leverage: float, go_on: bool
+) -> None:
+    met = check_books(
+        WILD, leverage=leverage, continue_after_liquidation=go_on, reward="log_return=1,costs=0.1,funding=2"
+    )
     print(met)
     assert min(met[event] for event in ("fills", "flips", "funding", "ends")) > 10
     assert met["liquidations"] > 5 or leverage == 3.0
@@ -238,7 +262,7 @@ def check_cover(kernel: Kernel | None = None, steps: int = 5_000, leverage: floa
     """Trade a little whenever liquidation is near: the insurance fund pays only where mark opened beyond that price."""
     print(f"seed {SEED}")
     random = np.random.default_rng(SEED)
-    env = environment(SMALL, kernel, leverage=leverage, continue_after_liquidation=True, rebalance_band=0.0)
+    env = environment(WILD, kernel, leverage=leverage, continue_after_liquidation=True, rebalance_band=0.0)
     market = env.simulation.game.market
     _, before = env.reset(seed=SEED)
     action = 0.0
@@ -255,7 +279,9 @@ def check_cover(kernel: Kernel | None = None, steps: int = 5_000, leverage: floa
         if info["cover"] > 1e-9 and info["funding"] == 0.0:
             assert before["position"] != 0.0, f"step {count}: cover without a carried position"
             beyond = market[int(env.simulation.rows[0]), perp_kernel.MARK_OPEN] - before["liquidation_price"]
-            assert math.copysign(1.0, before["position"]) * beyond <= 0.0, f"step {count}: cover {info['cover']} without a gap"
+            assert math.copysign(1.0, before["position"]) * beyond <= 0.0, (
+                f"step {count}: cover {info['cover']} without a gap"
+            )
         before = info
         if terminated or truncated:
             _, before = env.reset()
@@ -271,10 +297,12 @@ def test_mutant_a_margin_smaller_than_the_loss_is_paid_for_by_the_insurance_fund
         check_cover(mutant(("a[MARGIN] = min(", "a[MARGIN] = 0.3 * min(")))
 
 
-# ---- scenarios with numbers by hand -----------------------------------------------------------------------------------
+# ---- scenarios with numbers by hand -----------------------------------------------------------------------------
 
 
-def fully_exposed(kernel: Kernel | None, last: dict[str, Any], actions: Sequence[float] = (0.5, 0.5), **more: Any) -> Infos:
+def fully_exposed(
+    kernel: Kernel | None, last: dict[str, Any], actions: Sequence[float] = (0.5, 0.5), **more: Any
+) -> Infos:
     """Long 1 BTC at 50,000 with 10x (margin 5,000, opening fee 25), then the bar ``last``."""
     funding = more.pop("funding", ())
     return play(script([flat(50_000.0), last], funding), actions, kernel, **{**FEE_ONLY, "leverage": 10.0, **more})
@@ -282,8 +310,12 @@ def fully_exposed(kernel: Kernel | None, last: dict[str, Any], actions: Sequence
 
 def p01_opens_with_the_margin_and_liquidation_price_of_the_table(kernel: Kernel | None = None) -> None:
     opened = fully_exposed(kernel, flat(50_000.0))[1]
-    assert opened["position"] == 1.0 and opened["fill_price"] == 50_000.0 and opened["fee"] == 25.0
-    assert opened["margin"] == 5_000.0 and opened["wallet"] == 9_975.0 and opened["contract_leverage"] == 10.0
+    assert opened["position"] == 1.0
+    assert opened["fill_price"] == 50_000.0
+    assert opened["fee"] == 25.0
+    assert opened["margin"] == 5_000.0
+    assert opened["wallet"] == 9_975.0
+    assert opened["contract_leverage"] == 10.0
     assert opened["liquidation_price"] == pytest.approx(45180.7228915663, rel=1e-12)
     assert opened["margin_ratio"] == pytest.approx(200.0 / 5_000.0, rel=1e-12)
     short = fully_exposed(kernel, flat(50_000.0), (-0.5,))[1]
@@ -293,7 +325,10 @@ def p01_opens_with_the_margin_and_liquidation_price_of_the_table(kernel: Kernel 
 
 def p14_liquidation_takes_the_margin_and_no_more(kernel: Kernel | None = None) -> None:
     end = fully_exposed(kernel, bar(50_000.0, 50_000.0, 45_000.0, 46_000.0))[-1]
-    assert end["liquidated"] and end["terminated"] and not end["truncated"] and end["ended_by"] == "liquidation"
+    assert end["liquidated"]
+    assert end["terminated"]
+    assert not end["truncated"]
+    assert end["ended_by"] == "liquidation"
     assert end["liquidated_at"] == pytest.approx(45180.7228915663, rel=1e-12)
     assert end["realised"] == pytest.approx(-4819.2771084337, rel=1e-10)
     assert end["clearance"] == pytest.approx(180.7228915663, rel=1e-9)
@@ -306,48 +341,63 @@ def p15_a_gap_through_bankruptcy_is_covered(kernel: Kernel | None = None) -> Non
     end = fully_exposed(kernel, bar(44_000.0, 46_000.0, 43_000.0, 45_500.0))[-1]
     assert end["liquidated_at"] == 44_000.0
     assert end["realised"] == -6_000.0
-    assert end["cover"] == pytest.approx(1_000.0, abs=1e-8) and end["clearance"] == 0.0
+    assert end["cover"] == pytest.approx(1_000.0, abs=1e-8)
+    assert end["clearance"] == 0.0
     assert end["wallet"] == pytest.approx(4_975.0, abs=1e-8)
 
 
 def p16_so_is_a_gap_over_a_short(kernel: Kernel | None = None) -> None:
     rows = [flat(40_000.0), bar(43_000.0, 43_500.0, 42_000.0, 42_000.0)]
     infos = play(script(rows), (-0.4, -0.4), kernel, leverage=20.0, **FEE_ONLY)
-    assert infos[1]["position"] == -2.0 and infos[1]["margin"] == pytest.approx(4_000.0)
+    assert infos[1]["position"] == -2.0
+    assert infos[1]["margin"] == pytest.approx(4_000.0)
     assert infos[1]["liquidation_price"] == pytest.approx(41815.9203980100, rel=1e-12)
     end = infos[-1]
-    assert end["liquidated_at"] == 43_000.0 and end["realised"] == pytest.approx(-6_000.0)
+    assert end["liquidated_at"] == 43_000.0
+    assert end["realised"] == pytest.approx(-6_000.0)
     assert end["cover"] == pytest.approx(2_000.0, abs=1e-8)
     assert end["wallet"] == pytest.approx(10_000.0 - 40.0 - 4_000.0, abs=1e-8)
 
 
 def leverage_125_dies_in_a_bar_of_half_a_percent(kernel: Kernel | None = None) -> None:
     infos = play(
-        script([flat(50_000.0), bar(50_000.0, 50_000.0, 49_750.0, 50_000.0)]), (0.04, 0.04), kernel, leverage=125.0, **FEE_ONLY
+        script([flat(50_000.0), bar(50_000.0, 50_000.0, 49_750.0, 50_000.0)]),
+        (0.04, 0.04),
+        kernel,
+        leverage=125.0,
+        **FEE_ONLY,
     )
-    assert infos[1]["position"] == 1.0 and infos[1]["margin"] == 400.0
+    assert infos[1]["position"] == 1.0
+    assert infos[1]["margin"] == 400.0
     assert infos[1]["liquidation_price"] == pytest.approx(49799.1967871486, rel=1e-12)
     end = infos[-1]
-    assert end["liquidated"] and end["terminated"]
+    assert end["liquidated"]
+    assert end["terminated"]
     assert end["wallet"] == pytest.approx(10_000.0 - 25.0 - 400.0, abs=1e-8)
 
 
 def a_liquidation_at_the_open_cancels_the_waiting_order(kernel: Kernel | None = None) -> None:
-    end = fully_exposed(kernel, bar(44_000.0, 46_000.0, 43_000.0, 45_500.0), (0.5, -0.5), continue_after_liquidation=True)[2]
-    assert end["liquidated_at"] == 44_000.0 and end["liquidated_quantity"] == -1.0
+    end = fully_exposed(
+        kernel, bar(44_000.0, 46_000.0, 43_000.0, 45_500.0), (0.5, -0.5), continue_after_liquidation=True
+    )[2]
+    assert end["liquidated_at"] == 44_000.0
+    assert end["liquidated_quantity"] == -1.0
     assert end["fill_quantity"] == end["fee"] == end["position"] == 0.0
     assert not end["terminated"]
 
 
 def a_position_closed_at_the_open_is_not_exposed_to_the_bar(kernel: Kernel | None = None) -> None:
     end = fully_exposed(kernel, bar(50_000.0, 50_000.0, 30_000.0, 30_000.0), (0.5, 0.0))[2]
-    assert not end["liquidated"] and end["position"] == 0.0
+    assert not end["liquidated"]
+    assert end["position"] == 0.0
     assert end["equity"] == pytest.approx(10_000.0 - 25.0 - 25.0, abs=1e-8)
 
 
 def a_position_opened_at_the_open_is_exposed_to_the_bar(kernel: Kernel | None = None) -> None:
     infos = play(script([bar(50_000.0, 50_000.0, 45_000.0, 49_000.0)]), (0.5,), kernel, leverage=10.0, **FEE_ONLY)
-    assert infos[1]["liquidated"] and infos[1]["fill_quantity"] == 1.0 and infos[1]["liquidated_quantity"] == -1.0
+    assert infos[1]["liquidated"]
+    assert infos[1]["fill_quantity"] == 1.0
+    assert infos[1]["liquidated_quantity"] == -1.0
     assert infos[1]["liquidated_at"] == pytest.approx(45180.7228915663, rel=1e-12)
     assert infos[1]["equity"] == pytest.approx(4_975.0, abs=1e-8)
 
@@ -355,7 +405,8 @@ def a_position_opened_at_the_open_is_exposed_to_the_bar(kernel: Kernel | None = 
 def a_wick_that_mark_does_not_follow_does_not_liquidate(kernel: Kernel | None = None) -> None:
     wick = bar(50_000.0, 50_000.0, 30_000.0, 49_950.0, mark=(50_000.0, 50_000.0, 49_900.0, 49_960.0))
     end = fully_exposed(kernel, wick)[2]
-    assert not end["liquidated"] and not end["terminated"]
+    assert not end["liquidated"]
+    assert not end["terminated"]
     assert end["equity"] == pytest.approx(9_975.0 - 40.0, abs=1e-8), "equity is taken at mark"
 
 
@@ -373,7 +424,9 @@ def funding_at_the_open_is_for_the_carried_position(kernel: Kernel | None = None
 
 
 def funding_order_and_later_funding_of_one_bar_come_in_that_order(kernel: Kernel | None = None) -> None:
-    end = fully_exposed(kernel, flat(50_000.0), (0.5, -0.5), funding=[(1.0, 0.0001), (1.5, 0.0002)], rebalance_band=0.0)[2]
+    end = fully_exposed(
+        kernel, flat(50_000.0), (0.5, -0.5), funding=[(1.0, 0.0001), (1.5, 0.0002)], rebalance_band=0.0
+    )[2]
     after = end["position"]
     assert after == pytest.approx(-0.997)  # wanted: -0.5 x 10 x 9,975 / 50,000 - 1 = -1.9975, in lots -1.997
     assert end["funding"] == pytest.approx(50_000.0 * (1.0 * 0.0001 + after * 0.0002), rel=1e-12)
@@ -389,10 +442,12 @@ def funding_at_the_open_alone_makes_a_position_liquidatable(kernel: Kernel | Non
     fall = bar(45_300.0, 45_400.0, 45_300.0, 45_400.0)
     assert not fully_exposed(kernel, fall)[2]["liquidated"]
     end = fully_exposed(kernel, fall, (0.5, -0.5), funding=[(1.0, 0.01)])[2]
-    assert end["liquidated"] and end["fill_quantity"] == 0.0, "and the waiting order is cancelled"
+    assert end["liquidated"]
+    assert end["fill_quantity"] == 0.0, "the waiting order is cancelled"
     assert end["funding"] == pytest.approx(453.0, rel=1e-12)
     assert end["liquidated_at"] == 45_300.0  # the liquidation price rose to 45,635.54, above the open
-    assert end["realised"] == pytest.approx(-4_700.0) and end["cover"] == pytest.approx(153.0, abs=1e-8)
+    assert end["realised"] == pytest.approx(-4_700.0)
+    assert end["cover"] == pytest.approx(153.0, abs=1e-8)
     assert end["wallet"] == pytest.approx(4_975.0, abs=1e-8)
 
 
@@ -400,7 +455,8 @@ def funding_inside_a_bar_alone_makes_a_position_liquidatable(kernel: Kernel | No
     dip = bar(50_000.0, 50_000.0, 45_300.0, 49_000.0)
     assert not fully_exposed(kernel, dip)[2]["liquidated"]
     end = fully_exposed(kernel, dip, funding=[(1.5, 0.01)])[2]
-    assert end["liquidated"] and end["funding"] == pytest.approx(500.0, rel=1e-12)
+    assert end["liquidated"]
+    assert end["funding"] == pytest.approx(500.0, rel=1e-12)
     assert end["liquidated_at"] == pytest.approx(45_500.0 / 0.996, rel=1e-12)
     assert end["clearance"] == pytest.approx(4_500.0 + 45_500.0 / 0.996 - 50_000.0, rel=1e-9)
     assert end["wallet"] == pytest.approx(4_975.0, abs=1e-8)
@@ -423,13 +479,19 @@ def stamps_in_a_gap_of_missing_bars_are_charged_at_the_last_mark(kernel: Kernel 
     assert end["fill_price"] == 51_000.0, "an order waits for the market to reopen"
     assert end["time"] - play(script(rows), (0.5,), leverage=10.0)[1]["time"] == 11 * HOUR
     none = play(script(rows, stamps), (0.0, 0.5), kernel, leverage=10.0, **FEE_ONLY)[2]
-    assert none["funding"] == 0.0 and none["position"] != 0.0
+    assert none["funding"] == 0.0
+    assert none["position"] != 0.0
 
 
 def p2_a_short_of_one_btc_earns_126_in_a_week_at_one_basis_point(kernel: Kernel | None = None) -> None:
     rows = [flat(60_000.0)] * 170
     infos = play(
-        script(rows, [(float(hour), 0.0001) for hour in range(0, 169, 8)]), [-0.6] * 169, kernel, leverage=10.0, rebalance_band=0.5, **FREE
+        script(rows, [(float(hour), 0.0001) for hour in range(0, 169, 8)]),
+        [-0.6] * 169,
+        kernel,
+        leverage=10.0,
+        rebalance_band=0.5,
+        **FREE,
     )
     assert infos[1]["position"] == -1.0
     assert sum(info["funding"] for info in infos[1:]) == pytest.approx(-126.0, rel=1e-12)
@@ -449,21 +511,26 @@ def a_bar_without_volume_fills_nothing(kernel: Kernel | None = None) -> None:
     infos = play(script(rows), [0.5, 0.5, 0.0], kernel, leverage=10.0, **FEE_ONLY)
     assert [info["position"] for info in infos[1:]] == [0.0, 1.0, 1.0]
     assert infos[1]["order_code"] == infos[3]["order_code"] == CODES["rejected: nothing traded in the bar"]
-    assert infos[1]["wallet"] == 10_000.0 and infos[1]["reward"] == 0.0
+    assert infos[1]["wallet"] == 10_000.0
+    assert infos[1]["reward"] == 0.0
 
 
 def the_rebalance_band_holds_back_small_changes_and_zero_always_closes(kernel: Kernel | None = None) -> None:
     rows = [flat(50_000.0)] * 4
     infos = play(script(rows), [0.020, 0.024, 0.026, 0.0], kernel, leverage=10.0, **FREE)
     assert [info["position"] for info in infos[1:]] == pytest.approx([0.04, 0.04, 0.052, 0.0])
-    infos = play(script(rows), [0.002, 0.002, -0.0, 0.0], kernel, leverage=10.0, rebalance_band=0.01, **FREE)
-    assert [info["position"] for info in infos[1:]] == [0.004, 0.004, 0.0, 0.0]
+    rows = [flat(50_000.0), flat(41_000.0), flat(41_000.0)]
+    for zero in (0.0, -0.0):  # a position worth 492 of an equity of 9,892, less than the band
+        infos = play(script(rows), [0.006, 0.006, zero], kernel, leverage=10.0, contract_leverage=2.0, **FREE)
+        assert [info["position"] for info in infos[1:]] == pytest.approx([0.012, 0.012, 0.0])
 
 
 def dust_trades_nothing_costs_nothing_and_drifts_nowhere(kernel: Kernel | None = None) -> None:
     rows = [flat(50_000.0)] * 6
     for side in (1.0, -1.0):
-        wanted = [side * action for action in (0.5, 0.5003, 0.4998, 0.5007, 0.5013)]  # 1 BTC, then parts of two lots
+        wanted = [
+            side * action for action in (0.5, 0.5003, 0.4998, 0.5009, 0.5)
+        ]  # 1 BTC, then less than a lot or than 100 USDT
         infos = play(script(rows), wanted, kernel, leverage=10.0, rebalance_band=0.0, **FREE)
         assert [info["position"] for info in infos[1:]] == [side] * 5
         assert infos[-1]["equity"] == infos[-1]["wallet"] == 10_000.0
@@ -477,8 +544,10 @@ def leverage_above_the_tier_maximum_is_rejected_and_changes_nothing(kernel: Kern
     settings = {"leverage": 10.0, "contract_leverage": 125.0, **FEE_ONLY}
     infos = play(script([flat(50_000.0)] * 3), [1.0, 0.4, 0.4], kernel, **settings)
     assert infos[1]["order_code"] == CODES["rejected: leverage above the tier maximum of the resulting notional"]
-    assert infos[1]["position"] == infos[1]["margin"] == infos[1]["fee"] == 0.0 and infos[1]["wallet"] == 10_000.0
-    assert infos[2]["position"] == 0.8 and infos[2]["contract_leverage"] == 125.0, "tier 1 allows it"
+    assert infos[1]["position"] == infos[1]["margin"] == infos[1]["fee"] == 0.0
+    assert infos[1]["wallet"] == 10_000.0
+    assert infos[2]["position"] == 0.8, "tier 1 allows it"
+    assert infos[2]["contract_leverage"] == 125.0
 
 
 def a_notional_above_the_last_tier_is_never_held(kernel: Kernel | None = None) -> None:
@@ -487,7 +556,8 @@ def a_notional_above_the_last_tier_is_never_held(kernel: Kernel | None = None) -
     infos = play(script(rows), [1.0, 1.0, -1.0], kernel, **settings)
     cap = CONTRACTS["BTCUSDT"].tiers[-1][0]
     assert infos[1]["position"] * 50_000.0 == pytest.approx(cap, rel=1e-6)
-    assert infos[1]["position"] * 50_000.0 <= cap and infos[1]["contract_leverage"] == 1.0
+    assert infos[1]["position"] * 50_000.0 <= cap
+    assert infos[1]["contract_leverage"] == 1.0
     assert infos[2]["position"] == infos[1]["position"]
     assert infos[3]["position"] == pytest.approx(-infos[1]["position"])
 
@@ -496,7 +566,12 @@ def an_order_at_an_unchanged_price_never_earns_money_from_the_insurance_fund(ker
     fall = bar(50_000.0, 50_000.0, 33_800.0, 33_800.0)  # the liquidation price of 3x is 33,467
     for action in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, -0.5):
         infos = play(
-            script([flat(50_000.0), fall, flat(33_800.0)]), [0.5, 0.5, action], kernel, leverage=3.0, rebalance_band=0.0, **FREE
+            script([flat(50_000.0), fall, flat(33_800.0)]),
+            [0.5, 0.5, action],
+            kernel,
+            leverage=3.0,
+            rebalance_band=0.0,
+            **FREE,
         )
         before, end = infos[2:]
         assert before["equity"] == pytest.approx(5_140.0)
@@ -507,7 +582,8 @@ def an_order_at_an_unchanged_price_never_earns_money_from_the_insurance_fund(ker
 def ruin_ends_the_account(kernel: Kernel | None = None) -> None:
     fall = bar(50_000.0, 50_000.0, 45_000.0, 46_000.0)
     end = fully_exposed(kernel, fall, continue_after_liquidation=True, ruin=0.6)[-1]
-    assert end["terminated"] and end["ended_by"] == "ruin"
+    assert end["terminated"]
+    assert end["ended_by"] == "ruin"
     assert not fully_exposed(kernel, fall, continue_after_liquidation=True, ruin=0.4)[-1]["terminated"]
 
 
@@ -517,7 +593,8 @@ def a_drawdown_limit_ends_the_account(kernel: Kernel | None = None) -> None:
     assert infos[-1]["position"] == 0.0, "the band is so wide that no order is sent"
     infos = play(script(rows), [0.5] * 3, kernel, leverage=10.0, maximum_drawdown=0.199, rebalance_band=1.0, **FREE)
     assert infos[3]["equity"] == pytest.approx(9_600.0)  # 12,000 at its highest: down by a fifth
-    assert infos[3]["terminated"] and infos[3]["ended_by"] == "drawdown limit"
+    assert infos[3]["terminated"]
+    assert infos[3]["ended_by"] == "drawdown limit"
     infos = play(script(rows), [0.5] * 3, kernel, leverage=10.0, maximum_drawdown=0.201, rebalance_band=1.0, **FREE)
     assert not infos[3]["terminated"]
 
@@ -525,7 +602,9 @@ def a_drawdown_limit_ends_the_account(kernel: Kernel | None = None) -> None:
 def the_end_of_the_data_truncates(kernel: Kernel | None = None) -> None:
     infos = play(script([flat(50_000.0)] * 3, after=0), [0.1] * 9, kernel)
     assert len(infos) == 4
-    assert infos[-1]["truncated"] and not infos[-1]["terminated"] and infos[-1]["ended_by"] == "end of the split"
+    assert infos[-1]["truncated"]
+    assert not infos[-1]["terminated"]
+    assert infos[-1]["ended_by"] == "end of the split"
 
 
 def time_is_the_close_of_the_bar_and_the_fill_the_open_of_the_next(kernel: Kernel | None = None) -> None:
@@ -552,7 +631,8 @@ def costs_are_scaled_and_funding_is_not(kernel: Kernel | None = None) -> None:
         assert first["fee"] == pytest.approx(0.0005 * scale * first["fill_quantity"] * first["fill_price"], rel=1e-12)
         assert first["impact_cost"] == pytest.approx(scale * ones[0]["impact_cost"], rel=1e-12)
         assert first["spread_cost"] == pytest.approx(scale * ones[0]["spread_cost"], rel=1e-12)
-        assert ones[0]["impact_cost"] > 0.0 and ones[0]["spread_cost"] > 0.0
+        assert ones[0]["impact_cost"] > 0.0
+        assert ones[0]["spread_cost"] > 0.0
         assert infos[stamp]["funding"] == ones[stamp]["funding"] != 0.0
         assert infos[stamp]["position"] == ones[stamp]["position"]
 
@@ -607,66 +687,123 @@ def test_scenario_has_the_numbers_computed_by_hand(scenario: Callable[..., None]
 @pytest.mark.parametrize(
     ("scenario", "change"),
     [
-        (p01_opens_with_the_margin_and_liquidation_price_of_the_table, ("abs(after) * price / leverage", "abs(after) * price / 20.0")),
+        (
+            p01_opens_with_the_margin_and_liquidation_price_of_the_table,
+            ("posted_margin(after, a[ENTRY], price, leverage)", "posted_margin(after, a[ENTRY], price, 20.0)"),
+        ),
         (p14_liquidation_takes_the_margin_and_no_more, ("realised - clearance + cover", "realised + cover")),
-        (p15_a_gap_through_bankruptcy_is_covered, ("a[LIQUIDATION], opened, contract", "a[LIQUIDATION], a[LIQUIDATION], contract")),
+        (
+            p15_a_gap_through_bankruptcy_is_covered,
+            ("a[LIQUIDATION], opened, contract", "a[LIQUIDATION], a[LIQUIDATION], contract"),
+        ),
         (p15_a_gap_through_bankruptcy_is_covered, ("realised - clearance + cover", "realised - clearance")),
-        (p16_so_is_a_gap_over_a_short, ("a[LIQUIDATION], opened, contract", "a[LIQUIDATION], a[LIQUIDATION], contract")),
-        (leverage_125_dies_in_a_bar_of_half_a_percent, ("adverse = market[row + 1, MARK_LOW]", "adverse = market[row + 1, MARK_CLOSE]")),
-        (a_liquidation_at_the_open_cancels_the_waiting_order, ("change != 0.0 and a[LIQUIDATED] == 0.0", "change != 0.0")),
+        (
+            p16_so_is_a_gap_over_a_short,
+            ("a[LIQUIDATION], opened, contract", "a[LIQUIDATION], a[LIQUIDATION], contract"),
+        ),
+        (
+            leverage_125_dies_in_a_bar_of_half_a_percent,
+            ("adverse = market[row + 1, MARK_LOW]", "adverse = market[row + 1, MARK_CLOSE]"),
+        ),
+        (
+            a_liquidation_at_the_open_cancels_the_waiting_order,
+            ("change != 0.0 and a[LIQUIDATED] == 0.0", "change != 0.0"),
+        ),
         (
             a_position_closed_at_the_open_is_not_exposed_to_the_bar,
-            ("is_breached(carried, a[LIQUIDATION], opened)", "is_breached(carried, a[LIQUIDATION], market[row + 1, MARK_LOW])"),
+            (
+                "is_breached(carried, a[LIQUIDATION], opened)",
+                "is_breached(carried, a[LIQUIDATION], market[row + 1, MARK_LOW])",
+            ),
         ),
         (
             a_position_opened_at_the_open_is_exposed_to_the_bar,
-            ("if is_breached(a[POSITION], a[LIQUIDATION], adverse)", "if carried != 0.0 and is_breached(a[POSITION], a[LIQUIDATION], adverse)"),
+            (
+                "if is_breached(a[POSITION], a[LIQUIDATION], adverse)",
+                "if carried != 0.0 and is_breached(a[POSITION], a[LIQUIDATION], adverse)",
+            ),
         ),
-        (a_wick_that_mark_does_not_follow_does_not_liquidate, ("market[row + 1, MARK_LOW]", "(1e4 if market[row + 1, MARK_LOW] < 5e4 else 5e4)")),
+        (
+            a_wick_that_mark_does_not_follow_does_not_liquidate,
+            ("market[row + 1, MARK_LOW]", "(1e4 if market[row + 1, MARK_LOW] < 5e4 else 5e4)"),
+        ),
         (funding_at_the_open_is_for_the_carried_position, ("a[WALLET] -= payment", "a[WALLET] += payment")),
         (funding_at_the_open_is_for_the_carried_position, ("a[MARGIN] -= payment", "pass")),
-        (funding_order_and_later_funding_of_one_bar_come_in_that_order, ("range(FUNDING_INSIDE,", "range(FUNDING_INSIDE + 1,")),
-        (funding_inside_a_bar_is_taken_at_the_last_known_mark, ("market[row + 1, stamp], opened", "market[row + 1, stamp], market[row + 1, MARK_CLOSE]")),
+        (
+            funding_order_and_later_funding_of_one_bar_come_in_that_order,
+            ("range(FUNDING_INSIDE,", "range(FUNDING_INSIDE + 1,"),
+        ),
+        (
+            funding_inside_a_bar_is_taken_at_the_last_known_mark,
+            ("market[row + 1, stamp], opened", "market[row + 1, stamp], market[row + 1, MARK_CLOSE]"),
+        ),
         (funding_at_the_open_alone_makes_a_position_liquidatable, ("a[MARGIN] -= payment", "pass")),
-        (funding_inside_a_bar_alone_makes_a_position_liquidatable, ("if a[POSITION] != 0.0 and is_breached(", "if False and is_breached(")),
+        (
+            funding_inside_a_bar_alone_makes_a_position_liquidatable,
+            ("if a[POSITION] != 0.0 and is_breached(", "if False and is_breached("),
+        ),
         (a_daily_bar_is_charged_all_three_stamps, ("range(FUNDING_INSIDE,", "range(FUNDING_INSIDE + 1,")),
-        (stamps_in_a_gap_of_missing_bars_are_charged_at_the_last_mark, ("FUNDING_IN_GAP], mark", "FUNDING_IN_GAP], opened")),
-        (p2_a_short_of_one_btc_earns_126_in_a_week_at_one_basis_point, ("a[WALLET] -= payment", "a[WALLET] += payment")),
+        (
+            stamps_in_a_gap_of_missing_bars_are_charged_at_the_last_mark,
+            ("FUNDING_IN_GAP], mark", "FUNDING_IN_GAP], opened"),
+        ),
+        (
+            p2_a_short_of_one_btc_earns_126_in_a_week_at_one_basis_point,
+            ("a[WALLET] -= payment", "a[WALLET] += payment"),
+        ),
         (participation_limits_a_fill_and_the_rest_comes_with_the_next_bars, ("contract[PARTICIPATION]", "1.0")),
         (a_bar_without_volume_fills_nothing, ("market[row + 1, VOLUME]", "market[row, VOLUME]")),
         (the_rebalance_band_holds_back_small_changes_and_zero_always_closes, ("if action == 0.0:", "if False:")),
-        (the_rebalance_band_holds_back_small_changes_and_zero_always_closes, ("contract[REBALANCE] * a[EQUITY]", "0.0")),
+        (
+            the_rebalance_band_holds_back_small_changes_and_zero_always_closes,
+            ("contract[REBALANCE] * a[EQUITY]", "0.0"),
+        ),
         (leverage_above_the_tier_maximum_is_rejected_and_changes_nothing, ("    if code > 0:", "    if code > 6:")),
         (ruin_ends_the_account, ("contract[RUIN] * contract[START_EQUITY]", "0.0")),
         (a_drawdown_limit_ends_the_account, ("a[PEAK] = max(peak, a[EQUITY])", "a[PEAK] = peak")),
         (the_end_of_the_data_truncates, ("code >= ENDED_LENGTH", "code > ENDED_DATA")),
-        (time_is_the_close_of_the_bar_and_the_fill_the_open_of_the_next, ("market[row + 1, OPEN], market", "market[row, MARK_CLOSE], market")),
+        (
+            time_is_the_close_of_the_bar_and_the_fill_the_open_of_the_next,
+            ("market[row + 1, OPEN], market", "market[row, MARK_CLOSE], market"),
+        ),
         (costs_are_scaled_and_funding_is_not, ("contract[TAKER_FEE] * scale", "contract[TAKER_FEE]")),
         (costs_are_scaled_and_funding_is_not, ("contract[IMPACT] * scale", "contract[IMPACT]")),
-        (costs_are_scaled_and_funding_is_not, ("(a[POSITION], mark, rate)", "(a[POSITION], mark, rate * a[COST_SCALE])")),
-        (a_round_trip_at_an_unchanged_price_costs_two_fees_and_two_half_spreads, ("side, spread, push)", "1.0, spread, push)")),
+        (
+            costs_are_scaled_and_funding_is_not,
+            ("(a[POSITION], mark, rate)", "(a[POSITION], mark, rate * a[COST_SCALE])"),
+        ),
+        (
+            a_round_trip_at_an_unchanged_price_costs_two_fees_and_two_half_spreads,
+            ("side, spread, push)", "1.0, spread, push)"),
+        ),
     ],
     ids=lambda value: value.__name__[:40] if callable(value) else value[1],
-)  # fmt: skip
-def test_mutant_a_fault_in_the_kernel_fails_its_scenario(scenario: Callable[..., None], change: tuple[str, str]) -> None:
+)
+def test_mutant_a_fault_in_the_kernel_fails_its_scenario(
+    scenario: Callable[..., None], change: tuple[str, str]
+) -> None:
     scenario(mutant())
     with pytest.raises(AssertionError):
         scenario(mutant(change))
 
 
-# ---- properties -------------------------------------------------------------------------------------------------------
+# ---- properties -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reward", ["log_return", "simple_return", "differential_sharpe", "log_return=1,drawdown=1,costs=1,funding=1"])
+@pytest.mark.parametrize(
+    "reward", ["log_return", "simple_return", "differential_sharpe", "log_return=1,drawdown=1,costs=1,funding=1"]
+)
 def test_an_account_that_never_trades_stays_exactly_as_it_is(reward: str) -> None:
     env = environment(SMALL, reward=reward)
     env.reset(seed=SEED)
     done = False
     while not done:
         _, value, terminated, truncated, info = env.step([0.0])
-        assert value == 0.0 and info["equity"] == info["wallet"] == 10_000.0
+        assert value == 0.0
+        assert info["equity"] == info["wallet"] == 10_000.0
         done = terminated or truncated
-    assert truncated and info["ended_by"] == "episode length"
+    assert truncated
+    assert info["ended_by"] == "episode length"
 
 
 def test_mutant_an_idle_account_that_pays_something_is_found() -> None:
@@ -695,7 +832,8 @@ def buy_and_hold_error(kernel: Kernel | None = None) -> float:
     for _ in range(1000):
         _, _, terminated, truncated, info = env.step([1.0])
         worst = max(worst, abs(info["equity"] / 10_000.0 / (info["mark"] / start) - 1.0))
-    assert truncated and not terminated
+    assert truncated
+    assert not terminated
     return worst
 
 
@@ -711,13 +849,17 @@ def equities_of_quantities(kernel: Kernel | None = None, **settings: Any) -> tup
     """Trade the same quantities whatever the account is worth; equity after each step and the number of fills."""
     print(f"seed {SEED}")
     random = np.random.default_rng(SEED)
-    env = environment(SMALL, kernel, leverage=20.0, rebalance_band=0.0, episode_bars=400, ruin=1e-6, **settings)
+    env = environment(
+        SMALL, kernel, leverage=20.0, rebalance_band=0.0, minimum_notional=0.0, episode_bars=400, ruin=1e-6, **settings
+    )
     _, info = env.reset(seed=SEED, options={"start": sources.load(SMALL).time[600]})
     equities, fills, lots = [], 0, 0
     for _ in range(400):
         if random.random() < 0.2:
             lots = int(random.integers(-300, 301))
-        quantity = lots * 0.001 + math.copysign(0.0003, lots) if lots else 0.0
+        change = lots * 0.001 - info["position"]
+        quantity = lots * 0.001 + math.copysign(0.0003, change) if abs(change) > 1e-9 else info["position"]
+        quantity = quantity if lots else 0.0
         info = env.step([quantity * info["mark"] / (20.0 * info["equity"])])[4]
         assert info["position"] == pytest.approx(lots * 0.001, abs=1e-9)
         equities.append(info["equity"])
@@ -734,9 +876,10 @@ def equities_of_quantities(kernel: Kernel | None = None, **settings: Any) -> tup
 )  # fmt: skip
 def test_higher_costs_never_leave_more_equity_for_the_same_trades(name: str, values: tuple[float, ...]) -> None:
     runs = [equities_of_quantities(**{name: value}) for value in values]
-    for (cheap, fills), (dear, _) in zip(runs, runs[1:], strict=False):
+    for (cheap, fills), (dear, _) in pairwise(runs):
         assert fills > 20
-        assert (cheap >= dear).all() and cheap[-1] > dear[-1]
+        assert (cheap >= dear).all()
+        assert cheap[-1] > dear[-1]
 
 
 def test_mutant_a_fee_of_the_wrong_sign_leaves_more_equity() -> None:
@@ -772,9 +915,13 @@ def test_mutant_a_return_of_the_wrong_base_does_not_telescope() -> None:
     assert total != pytest.approx(math.log(last / first), rel=1e-9)
 
 
-def bars_until_liquidation(bars: Bars, start: int, side: float, contract_leverage: float, kernel: Kernel | None = None) -> float:
+def bars_until_liquidation(
+    bars: Bars, start: int, side: float, contract_leverage: float, kernel: Kernel | None = None
+) -> float:
     """Open twice the equity at ``start`` and hold it; after how many bars it is liquidated."""
-    env = environment(bars, kernel, leverage=125.0, contract_leverage=contract_leverage, episode_bars=0, ruin=1e-6, **FREE)
+    env = environment(
+        bars, kernel, leverage=125.0, contract_leverage=contract_leverage, episode_bars=0, ruin=1e-6, **FREE
+    )
     _, info = env.reset(seed=SEED, options={"start": bars.time[start]})
     action = side * 2.0 / 125.0
     for count in range(1, 1500):
@@ -793,8 +940,11 @@ def check_leverage_is_monotone(kernel: Kernel | None = None, starts: int = 6) ->
     finite = 0
     for start in np.random.default_rng(SEED).integers(WARM_UP + 10, 900, starts):
         for side in (1.0, -1.0):
-            lives = [bars_until_liquidation(bars, int(start), side, leverage, kernel) for leverage in (2.0, 3.0, 5.0, 10.0, 25.0, 50.0, 100.0, 125.0)]
-            assert all(low >= high for low, high in zip(lives, lives[1:], strict=False)), lives
+            lives = [
+                bars_until_liquidation(bars, int(start), side, leverage, kernel)
+                for leverage in (2.0, 3.0, 5.0, 10.0, 25.0, 50.0, 100.0, 125.0)
+            ]
+            assert all(low >= high for low, high in pairwise(lives)), lives
             finite += sum(math.isfinite(life) for life in lives)
     assert finite > 5 * starts
 
@@ -806,7 +956,15 @@ def test_a_higher_leverage_is_never_liquidated_later() -> None:
 @pytest.mark.slow
 def test_mutant_a_margin_that_grows_with_leverage_lives_longer() -> None:
     with pytest.raises(AssertionError):
-        check_leverage_is_monotone(mutant(("margin = abs(after) * price / leverage", "margin = abs(after) * price * leverage / 250.0")), 2)
+        check_leverage_is_monotone(
+            mutant(
+                (
+                    "posted_margin(after, a[ENTRY], price, leverage)",
+                    "posted_margin(after, a[ENTRY], price, 250.0 / leverage)",
+                )
+            ),
+            2,
+        )
 
 
 @pytest.mark.parametrize("reward", ["log_return", "differential_sharpe", "log_return=1,drawdown=1,costs=1"])
@@ -817,9 +975,12 @@ def test_a_constant_price_leaves_every_number_finite_and_costs_the_only_change(r
     random = np.random.default_rng(SEED)
     for count in range(500):
         obs, value, _, _, info = env.step([random.uniform(-1, 1) if count > 50 else 0.0])
-        assert np.isfinite(obs).all() and env.observation_space.contains(obs) and math.isfinite(value)
+        assert np.isfinite(obs).all()
+        assert env.observation_space.contains(obs)
+        assert math.isfinite(value)
         assert value == 0.0 or count > 50
-        assert info["market_pnl"] == pytest.approx(0.0, abs=1e-9) and info["impact_cost"] == 0.0
+        assert info["market_pnl"] == pytest.approx(0.0, abs=1e-9)
+        assert info["impact_cost"] == 0.0
         check_step(before, info)
         before = info
 
@@ -829,8 +990,11 @@ def test_a_file_without_volume_trades_nothing_and_stays_finite() -> None:
     env.reset(seed=SEED)
     for _ in range(300):
         obs, value, _, _, info = env.step([1.0])
-        assert np.isfinite(obs).all() and env.observation_space.contains(obs) and value == 0.0
-        assert info["position"] == 0.0 and info["equity"] == 10_000.0
+        assert np.isfinite(obs).all()
+        assert env.observation_space.contains(obs)
+        assert value == 0.0
+        assert info["position"] == 0.0
+        assert info["equity"] == 10_000.0
 
 
 @pytest.mark.parametrize("go_on", [False, True])
@@ -846,13 +1010,27 @@ def test_jumps_of_ninety_percent_never_make_equity_negative_nor_rewards_infinite
     closes = np.clip(closes, 1e-6, 1e9)
     opened = np.concatenate([closes[:1], closes[:-1] * np.exp(random.choice([0.0, 0.0, -1.0, 1.0], 899))])
     bars = Bars(
-        time=np.datetime64("2024-01-01", "ns") + np.arange(900) * HOUR, interval=HOUR, symbols=("BTCUSDT",), open=opened[:, None],
-        high=np.maximum(opened, closes)[:, None], low=np.minimum(opened, closes)[:, None], close=closes[:, None], volume=np.full((900, 1), 1e9),
-    )  # fmt: skip
+        time=np.datetime64("2024-01-01", "ns") + np.arange(900) * HOUR,
+        interval=HOUR,
+        symbols=("BTCUSDT",),
+        open=opened[:, None],
+        high=np.maximum(opened, closes)[:, None],
+        low=np.minimum(opened, closes)[:, None],
+        close=closes[:, None],
+        volume=np.full((900, 1), 1e9),
+    )
     env = environment(
-        bars, split="test", train_end=str(bars.close_time[300]), validation_end=str(bars.close_time[350]), leverage=leverage,
-        continue_after_liquidation=go_on, ruin=1e-6, lot_step=0.0, minimum_notional=0.0, tick_size=0.0,
-    )  # fmt: skip
+        bars,
+        split="test",
+        train_end=str(bars.close_time[300]),
+        validation_end=str(bars.close_time[350]),
+        leverage=leverage,
+        continue_after_liquidation=go_on,
+        ruin=1e-6,
+        lot_step=0.0,
+        minimum_notional=0.0,
+        tick_size=0.0,
+    )
     liquidations = 0
     for episode in range(20):
         _, before = env.reset(seed=episode, options={"start": bars.time[int(random.integers(360, 500))]})
@@ -860,8 +1038,10 @@ def test_jumps_of_ninety_percent_never_make_equity_negative_nor_rewards_infinite
         done = False
         while not done:
             obs, value, terminated, truncated, info = env.step([random.choice([-1.0, 1.0, random.uniform(-1, 1)])])
-            assert info["equity"] >= 0.0 and info["wallet"] >= -1e-9
-            assert math.isfinite(value) and env.observation_space.contains(obs)
+            assert info["equity"] >= 0.0
+            assert info["wallet"] >= -1e-9
+            assert math.isfinite(value)
+            assert env.observation_space.contains(obs)
             check_step(before, info)
             ledger.book(info)
             ledger.check(info)
@@ -877,12 +1057,14 @@ def test_flipping_ten_thousand_times_costs_what_was_charged_and_no_more() -> Non
     for count in range(10_000):
         _, value, terminated, truncated, info = env.step([1.0 if count % 2 else -1.0])
         check_step(before, info)
-        assert info["equity"] > 0.0 and math.isfinite(value)
+        assert info["equity"] > 0.0
+        assert math.isfinite(value)
         assert info["fee"] == pytest.approx(0.0005 * abs(info["fill_quantity"]) * info["fill_price"], rel=1e-12)
         assert info["spread_cost"] == pytest.approx(0.00005 * abs(info["fill_quantity"]) * 50_000.0, rel=1e-12)
         paid += info["fee"] + info["spread_cost"]
         before = info
-    assert truncated and not terminated
+    assert truncated
+    assert not terminated
     assert info["equity"] == pytest.approx(first - paid, rel=1e-9)
     assert info["equity"] < 110.0  # what one lot of each side can still trade
 
@@ -890,7 +1072,11 @@ def test_flipping_ten_thousand_times_costs_what_was_charged_and_no_more() -> Non
 def test_an_episode_begins_at_the_first_bar_that_opens_at_or_after_the_start() -> None:
     bars = sources.load(SMALL)
     env = environment(bars)
-    for start, row in ((bars.time[700], 700), (str(bars.time[700]), 700), (bars.time[699] + np.timedelta64(1, "m"), 700)):
+    for start, row in (
+        (bars.time[700], 700),
+        (str(bars.time[700]), 700),
+        (bars.time[699] + np.timedelta64(1, "m"), 700),
+    ):
         _, info = env.reset(options={"start": start})
         assert info["time"] == bars.close_time[row]
         assert info["mark"] == bars.mark_close[row, 0]  # type: ignore[index]
@@ -899,7 +1085,9 @@ def test_an_episode_begins_at_the_first_bar_that_opens_at_or_after_the_start() -
 
 def test_stamps_before_the_first_bar_are_charged_to_nobody() -> None:
     bars = script([flat(50_000.0)] * 3, after=0)
-    early = replace(bars, funding_time=np.array(["2023-12-31T16:00"], "datetime64[ns]"), funding_rate=np.array([[0.01]]))
+    early = replace(
+        bars, funding_time=np.array(["2023-12-31T16:00"], "datetime64[ns]"), funding_rate=np.array([[0.01]])
+    )
     assert [info["funding"] for info in play(early, [0.5] * 3, leverage=10.0)[1:]] == [0.0, 0.0, 0.0]
 
 
