@@ -61,7 +61,7 @@ class Agent:
             raise ConfigError(
                 f"observation has shape {observation.shape}; {self.name!r} is bound to {self._width} columns"
             )
-        batch = np.atleast_2d(observation)[:, self._columns]
+        batch = np.take(np.atleast_2d(observation), self._columns, axis=1)  # in rows: the bits that training saw
         actions, state = self.act(batch, state, episode_start, deterministic)
         return (actions[0] if observation.ndim == 1 else actions), state
 

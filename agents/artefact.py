@@ -12,7 +12,9 @@ import json
 import os
 import platform
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.agent import Agent, Observation
 from agents.sb3 import algorithm, policy_arguments
-from markets.errors import ArtefactError, RegimeGymError
+from markets.errors import ArtefactError
 from markets.features import FeatureScaler
 
 FILE = "agent.zip"
@@ -92,6 +94,9 @@ def save(directory: str | Path, policy: ActorCriticPolicy, scaler: FeatureScaler
     members = {"manifest.json": json.dumps(content, indent=1, allow_nan=False).encode(), **members}
     path = Path(directory) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{FILE}.*.tmp"):
+        if not _is_alive(leftover.name.split(".")[-2]):  # of a process that was killed while it saved
+            leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{FILE}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -114,20 +119,32 @@ def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     members = _read(file)
-    try:
+    with _naming(file, "manifest.json"):
         manifest = json.loads(members["manifest.json"])
-        if manifest["format"] != FORMAT:
-            raise ArtefactError(f"{file}: manifest.json has format {manifest['format']}, this version reads {FORMAT}")
-        for name, digest in manifest["sha256"].items():
-            if hashlib.sha256(members[name]).hexdigest() != digest:
-                raise ArtefactError(f"{file}: {name} was altered or is incomplete (its hash differs from the manifest)")
+        _check_manifest(manifest)
+    for name in MEMBERS[1:]:
+        if hashlib.sha256(members[name]).hexdigest() != manifest["sha256"][name]:
+            raise ArtefactError(f"{file}: {name} was altered or is incomplete (its hash differs from the manifest's)")
+    with _naming(file, "scaler.json"):
         scaler = FeatureScaler.from_json(json.loads(members["scaler.json"]))
-        policy = _policy(manifest, members["policy.safetensors"], device)
-        return PolicyAgent(policy, manifest, scaler)
-    except ArtefactError:
-        raise
-    except (KeyError, TypeError, ValueError, RegimeGymError, SafetensorError, RuntimeError) as error:
-        raise ArtefactError(f"{file}: {error}") from error
+    with _naming(file, "manifest.json"):
+        policy = _empty_policy(manifest)
+    with _naming(file, "policy.safetensors"):
+        _fill(policy, load_tensors(members["policy.safetensors"]))
+    policy.to(device)
+    policy.set_training_mode(False)
+    return PolicyAgent(policy, manifest, scaler)
+
+
+@contextmanager
+def _naming(file: Path, member: str) -> Iterator[None]:
+    """Turn what goes wrong inside into an error that names the file and its member."""
+    try:
+        yield
+    except KeyError as error:
+        raise ArtefactError(f"{file}: {member} lacks {error}") from error
+    except (TypeError, ValueError, AttributeError, SafetensorError, RuntimeError) as error:
+        raise ArtefactError(f"{file}: {member}: {error}") from error
 
 
 def _read(file: Path) -> dict[str, bytes]:
@@ -143,29 +160,70 @@ def _read(file: Path) -> dict[str, bytes]:
                 if sizes[name] > LARGEST:
                     raise ArtefactError(f"{file}: {name} claims {sizes[name]} bytes, more than {LARGEST}")
             return {name: archive.read(name) for name in MEMBERS}
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except ArtefactError:
+        raise
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
         raise ArtefactError(f"{file} is not a complete agent: {error}") from error
 
 
-def _policy(manifest: Mapping[str, Any], data: bytes, device: str) -> ActorCriticPolicy:
-    """Rebuild the policy from its table row and load the weights strictly."""
+def _check_manifest(manifest: Any) -> None:
+    """Raise unless the manifest has every field of its kind, and the hash of every member."""
+    if not isinstance(manifest, dict):
+        raise ArtefactError(f"is a {type(manifest).__name__}, not an object")
+    if manifest["format"] != FORMAT:
+        raise ArtefactError(f"format is {manifest['format']!r}, this version reads {FORMAT}")
+    kinds = {"name": str, "algo": str, "policy": dict, "settings": dict, "observation": dict, "action": dict,
+             "sha256": dict, "env": str, "arguments": dict, "seed": int}  # fmt: skip
+    for key, kind in kinds.items():
+        if not isinstance(manifest[key], kind):
+            raise ArtefactError(f"{key} is {manifest[key]!r}, expected {kind.__name__}")
+    for name in MEMBERS[1:]:
+        if name not in manifest["sha256"]:
+            raise ArtefactError(f"sha256 lacks the hash of {name}")
+    observation = manifest["observation"]
+    if len(observation["names"]) != len(observation["low"]):
+        raise ArtefactError(f"{len(observation['names'])} observation names for {len(observation['low'])} columns")
+
+
+def _empty_policy(manifest: Mapping[str, Any]) -> ActorCriticPolicy:
+    """Build the policy of the manifest's table row, spaces and settings, with weights still to be filled."""
     row = algorithm(manifest["algo"])
     spaces = [
         gym.spaces.Box(np.array(part["low"], np.float32), np.array(part["high"], np.float32), dtype=np.float32)
         for part in (manifest["observation"], manifest["action"])
     ]
-    noise: dict[str, Any] = {
-        "use_sde": bool(manifest["settings"].get("use_sde", False))
-    }  # state-dependent noise has weights of its own
-    policy = row.policy(spaces[0], spaces[1], _no_schedule, **noise, **policy_arguments(manifest["policy"]))
-    tensors = load_tensors(data)
+    # State-dependent noise has weights of its own.
+    noise: dict[str, Any] = {"use_sde": bool(manifest["settings"].get("use_sde", False))}
+    return row.policy(spaces[0], spaces[1], _no_schedule, **noise, **policy_arguments(manifest["policy"]))
+
+
+def _fill(policy: ActorCriticPolicy, tensors: dict[str, torch.Tensor]) -> None:
+    """Load weights strictly: the same names, shapes and number types, every number finite."""
+    wanted = policy.state_dict()
+    for name in sorted(set(wanted) ^ set(tensors)):
+        raise ArtefactError(f"tensor {name!r} is {'missing' if name in wanted else 'unknown to this policy'}")
     for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:
+            raise ArtefactError(
+                f"tensor {name!r} is {tensor.dtype} {tuple(tensor.shape)}, "
+                f"expected {wanted[name].dtype} {tuple(wanted[name].shape)}"
+            )
         if not torch.isfinite(tensor).all():
-            raise ArtefactError(f"policy.safetensors: {name} holds a number that is not finite")
+            raise ArtefactError(f"tensor {name!r} holds a number that is not finite")
     policy.load_state_dict(tensors, strict=True)
-    policy.to(device)
-    policy.set_training_mode(False)
-    return policy
+
+
+def _is_alive(pid: str) -> bool:
+    """True while the process that owns a temporary file may still be writing it."""
+    if not pid.isdecimal() or os.name != "posix":
+        return os.name != "posix"
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return int(pid) != os.getpid()
 
 
 def _no_schedule(_: float) -> float:

@@ -95,7 +95,13 @@ BASELINES = {
     "always-short": AlwaysShort,
     "volatility-targeted long": VolatilityTargetedLong,
 }
-UNLEVERED = ("buy-and-hold", "always-short", "volatility-targeted long")  # walked with leverage 1
+# How reports walk them where that differs from the agent's own game. Buy-and-hold must not rebalance when funding moves
+# its exposure, so its band is as wide as the account: only the first order is large enough.
+UNLEVERED: dict[str, dict[str, float]] = {
+    "buy-and-hold": {"leverage": 1.0, "rebalance_band": 0.99},
+    "always-short": {"leverage": 1.0},
+    "volatility-targeted long": {"leverage": 1.0},
+}
 
 
 def baseline(name: str) -> Agent:

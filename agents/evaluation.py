@@ -148,7 +148,9 @@ def evaluate(
         ``rows`` (name -> scores of :func:`score`), ``walks`` (name -> :class:`Walk`) and facts about the split.
     """
     game = game_of(family, config)
-    plain = game_of(family, replace(config, leverage=1.0, contract_leverage=None))
+    games = {
+        name: game_of(family, replace(config, contract_leverage=None, **changes)) for name, changes in UNLEVERED.items()
+    }
     players = {**{name: baseline(name) for name in BASELINES}, **agents}
     steps = min(game.last - game.first, game.episode)
     walks: dict[str, Walk] = {}
@@ -156,7 +158,7 @@ def evaluate(
         total=steps * len(players), unit="bar", unit_scale=True, disable=quiet, desc=f"evaluate {config.split}"
     ) as bar:
         for name, agent in players.items():
-            walks[name] = walk(agent, plain if name in UNLEVERED else game, COST_SCALES, bar.update)
+            walks[name] = walk(agent, games.get(name, game), COST_SCALES, bar.update)
     periods = game.bars.periods_per_year
     rows = {name: score(result, periods, seed) for name, result in walks.items()}
     touches = record_touch(game, list(agents)) if config.split == "test" else 0
@@ -176,7 +178,9 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, An
     """Interquartile mean over training runs, with percentile-bootstrap intervals (Agarwal et al. 2021)."""
     merged: dict[str, Any] = {"runs": len(rows)}
     for name, value in rows[0].items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if name == "break_even_cost_scale":
+            merged[name] = _middle_break_even([row[name] for row in rows])
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
             values = np.array([float(row[name]) for row in rows])
             merged[name] = bootstrap.interquartile_mean(values)
             if name in ("total_return", "sharpe", "max_drawdown"):
@@ -187,6 +191,13 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, An
             merged[name] = {scale: bootstrap.interquartile_mean([row[name][scale] for row in rows]) for scale in value}
     merged["ended_by"] = ", ".join(sorted({row["ended_by"] for row in rows if row["ended_by"]}))
     return merged
+
+
+def _middle_break_even(scales: Sequence[float | None]) -> float | None:
+    """Interquartile mean where None stands for "beyond every scale tried"; None where the middle half reaches that."""
+    ordered = np.sort([np.inf if scale is None else scale for scale in scales])
+    cut = len(ordered) // 4
+    return _finite(float(np.mean(ordered[cut : len(ordered) - cut])))
 
 
 def touch_log() -> Path:
@@ -212,7 +223,7 @@ def record_touch(game: Game, names: Sequence[str]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-        return sum(1 for line in path.read_text(encoding="utf-8").splitlines() if f'"{key}"' in line)
+        return sum(1 for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if f'"{key}"' in line)
     except OSError as error:
         _log.warning("the reading of the test split could not be written down in %s: %s", path, error)
         return 1

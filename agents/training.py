@@ -108,7 +108,7 @@ def train(config: TrainingConfig) -> Path:
         model.device,
     )
     try:
-        model.learn(config.steps, callback=CallbackList(callbacks), tb_log_name=config.algo)
+        model.learn(config.steps, callback=CallbackList(callbacks), log_interval=1, tb_log_name=config.algo)
     except KeyboardInterrupt as error:
         interrupted = error
         _log.warning("interrupted after %d steps: saving what is there", model.num_timesteps)

@@ -6,6 +6,7 @@ import importlib
 import logging
 from collections import OrderedDict
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from envs.simulation import Game
@@ -48,7 +49,7 @@ build.metadata = TradingEnv.metadata  # type: ignore[attr-defined]
 def game_of(family: str, config: Any) -> Game:
     """Return the prepared game of a configuration; equal ones share tables, so that lanes and splits cost no copy."""
     kind = family_of(family)
-    key = (family, config, _content(config.bars))
+    key = (family, config, _content(config.bars), _written(config.scaler))
     try:
         if key in _games:
             _games.move_to_end(key)
@@ -78,6 +79,16 @@ def _content(bars: Any) -> str:
     from markets.sources import load
 
     return bars.hash if hasattr(bars, "hash") else load(bars).hash
+
+
+def _written(scaler: Any) -> bytes | None:
+    """Return the content of a scaler file: a retrained one must not be served from the cache."""
+    if not isinstance(scaler, str):
+        return None
+    try:
+        return Path(scaler).read_bytes()
+    except OSError:
+        return None  # reading it again for the game says what is wrong
 
 
 def _resolve(family: str, arguments: dict[str, Any], more: tuple[str, ...]) -> tuple[Any, Any, dict[str, Any]]:

@@ -95,7 +95,8 @@ class PerpFuturesConfig:
         for name in ("allow_in_sample", "continue_after_liquidation"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
-        if self.episode_bars is not None and not (isinstance(self.episode_bars, int) and self.episode_bars >= 0):
+        bars = self.episode_bars
+        if bars is not None and (isinstance(bars, bool) or not isinstance(bars, int | np.integer) or bars < 0):
             raise ConfigError(
                 f"episode_bars={self.episode_bars!r} must be a whole number of at least 0 (0: whole split)"
             )
@@ -125,9 +126,9 @@ class PerpFuturesEnv(TradingEnv):
     funding stamps at its open on the carried position; gap check of the carried position at mark open; the order fills
     at the open plus half spread and square-root impact, at most 10 % of the bar's volume, whole lots, minimum notional,
     within 5 % of mark; check of the new position against the bar's adverse **mark** extreme; later funding stamps with
-    that check repeated; equity at mark close. A liquidation closes at the liquidation price, or at the open when the bar gapped through it, and
-    pays the clearance fee from what is left of the margin; the insurance fund covers the rest, so that equity is never
-    negative. Stamps inside a gap of missing bars are charged at the last mark.
+    that check repeated; equity at mark close. A liquidation closes at the liquidation price, or at the open when the
+    bar gapped through it, and pays the clearance fee from what is left of the margin; the insurance fund covers the
+    rest, so that equity is never negative. Stamps inside a gap of missing bars are charged at the last mark.
 
     ## Starting state
     ``initial_equity`` (10,000 USDT) and no position. Training episodes have 512 bars and begin at random in the split;
@@ -143,7 +144,8 @@ class PerpFuturesEnv(TradingEnv):
     impact_cost, funding, clearance, cover`` with change of equity = market_pnl - fee - spread_cost - impact_cost -
     funding - clearance + cover; ``fill_quantity, fill_price, order_quantity, order_code`` (:data:`markets.perpetual.
     ORDER_STATUS`), ``liquidated, liquidated_quantity, liquidated_at``; ``leverage, contract_leverage, action``;
-    ``reward_terms``; ``in_sample``; ``label`` (true regime of a synthetic bar, never in the observation).
+    ``reward_terms``; ``in_sample`` (the bar lies in the fitted range); ``label`` (true regime of a synthetic bar, never
+    in the observation).
 
     ## Arguments
     See :class:`PerpFuturesConfig`.
@@ -236,7 +238,7 @@ def _game(config: PerpFuturesConfig) -> Game:
         last=last,
         episode=episode,
         random_start=random_start,
-        in_sample=bool(bars.close_time[first] <= scaler.train_end),
+        fitted_until=scaler.train_end,
         defaults={LEVERAGE: config.leverage, COST_SCALE: config.cost_scale},
         recipe=("PerpFutures", config),
         details={"contract": contract, "scaler": scaler, "mark": "mark" if bars.mark_open is not None else "last"},

@@ -45,6 +45,7 @@ class Game:
         terms: reward term -> account column.
         first, last: first and last row of the split that an observation may stand on.
         episode: longest episode in bars; ``random_start`` draws where it begins.
+        fitted_until: close of the last bar that anything served was fitted on; ``info["in_sample"]`` compares with it.
         recipe: family and configuration it was made from, enough to make it again.
     """
 
@@ -65,7 +66,7 @@ class Game:
     last: int
     episode: int
     random_start: bool
-    in_sample: bool
+    fitted_until: np.datetime64
     defaults: dict[int, float]
     recipe: tuple[str, Any]
     details: dict[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
 from typing import Any
 
@@ -143,7 +144,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         if value.size != self._action.size or value.ndim > 1:
             raise ActionError(f"action has shape {value.shape}, expected {self.action_space.shape}")
         for number in value.flat:
-            if not -1e300 < number < 1e300:  # false for NaN
+            if not math.isfinite(number):
                 raise ActionError(f"action is {action!r}; actions are finite numbers")
         self._action[:] = value
 
@@ -155,7 +156,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             info[key] = bool(info[key])
         row = int(values[ROW])
         info["time"] = self._times[row]
-        info["in_sample"] = self._in_sample
+        info["in_sample"] = bool(info["time"] <= self._fitted_until)
         info["reward_terms"] = {name: values[column] for name, column in self._terms}
         if self._labels is not None:
             info["label"] = int(self._labels[row])
@@ -174,10 +175,10 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._times = game.bars.close_time
         self._labels = game.bars.labels
         self._terms = tuple(game.terms.items())
-        self._in_sample = game.in_sample
+        self._fitted_until = game.fitted_until
 
     def __getstate__(self) -> dict[str, Any]:
-        linked = ("_account", "_action", "_keys", "_pick", "_flags", "_times", "_labels", "_terms", "_in_sample")
+        linked = ("_account", "_action", "_keys", "_pick", "_flags", "_times", "_labels", "_terms", "_fitted_until")
         return {key: value for key, value in self.__dict__.items() if key not in linked}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -275,7 +276,7 @@ class TradingVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], Any, NDArray[An
             info[key] = info[key] != 0.0
         bars = values[:, ROW].astype(np.int64)
         info["time"] = game.bars.close_time[bars]
-        info["in_sample"] = np.full(self.num_envs, game.in_sample)
+        info["in_sample"] = info["time"] <= game.fitted_until
         info["reward_terms"] = {name: values[:, column] for name, column in game.terms.items()}
         if game.bars.labels is not None:
             info["label"] = game.bars.labels[bars]

@@ -7,10 +7,12 @@ over planted leaks, each of which it must find.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -387,8 +389,8 @@ def late_scaler(row: int) -> FeatureScaler:
     return FeatureScaler.fit(bars, features.raw(bars), row + 1)
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_an_evaluation_inside_the_fitted_range_raises_and_names_both_dates(split: str) -> None:
+def check_in_sample_rule(split: str) -> None:
+    """Beginning at or before the end of what was fitted raises, one bar later does not."""
     bars = market()
     dates = {"train_end": str(bars.close_time[TRAIN]), "validation_end": str(bars.close_time[VALIDATION])}
     first = {"validation": TRAIN + 1, "test": VALIDATION + 1}[split]
@@ -405,6 +407,31 @@ def test_an_evaluation_inside_the_fitted_range_raises_and_names_both_dates(split
         assert env.step([0.0])[4]["in_sample"] is True
     env = build("PerpFutures", bars=bars, split=split, scaler=late_scaler(first - 1), episode_bars=50, **dates)
     assert env.reset(seed=SEED)[1]["in_sample"] is False
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_evaluation_inside_the_fitted_range_raises_and_names_both_dates(split: str) -> None:
+    check_in_sample_rule(split)
+
+
+def test_mutant_a_scaler_that_dates_itself_a_bar_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = FeatureScaler.fit
+
+    def early(bars: Bars, values: Floats, stop: int) -> FeatureScaler:
+        return replace(fit(bars, values, stop), train_end=bars.close_time[stop - 2])
+
+    monkeypatch.setattr(FeatureScaler, "fit", early)
+    with pytest.raises(pytest.fail.Exception):
+        check_in_sample_rule("test")
+
+
+def test_a_scaler_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    scaler, file = fitted(), tmp_path / "scaler.json"
+    seen = []
+    for mean in (scaler.mean, scaler.mean + scaler.deviation * (scaler.deviation != 1.0)):
+        file.write_text(json.dumps(replace(scaler, mean=mean).to_json()))
+        seen.append(build("PerpFutures", bars=SMALL, scaler=str(file)).reset(seed=SEED)[0].tobytes())
+    assert seen[0] != seen[1]
 
 
 def test_training_inside_the_fitted_range_is_allowed_and_flagged() -> None:

@@ -1,0 +1,430 @@
+"""Training: what is written, which weights are kept, and that a run can be repeated to the last bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents import artefact, metrics, training
+from agents.callbacks import AccountTags, ValidationChoice
+from agents.training import TrainingConfig, resolve, train
+from markets.errors import ConfigError, RegimeGymError, UnknownNameError
+
+BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
+SEED = 23
+SETTINGS: dict[str, dict[str, Any]] = {"ppo": {"n_steps": 32, "batch_size": 256, "n_epochs": 2}, "a2c": {}}
+TAGS = (
+    "account/equity", "account/drawdown", "account/turnover", "account/costs", "account/funding", "account/leverage",
+    "account/liquidations", "action/share_short", "action/share_flat", "action/share_long", "regime/share_bull",
+    "regime/share_bear", "regime/share_range", "regime/share_crash",
+)  # fmt: skip
+
+
+def config(out: Path, algo: str = "ppo", **changes: Any) -> TrainingConfig:
+    plain: dict[str, Any] = {
+        "env": "PerpFutures-v0", "algo": algo, "steps": 4096, "seed": SEED, "out": out, "lanes": 16, "quiet": True,
+        "arguments": {"bars": BARS}, "settings": SETTINGS.get(algo, {}), "evaluations": 2, "device": "cpu",
+    }  # fmt: skip
+    return TrainingConfig(**{**plain, **changes})
+
+
+def scalars(folder: Path) -> dict[str, list[float]]:
+    """Read every scalar of the one event file below a folder, by tag."""
+    files = list((folder / "tensorboard").rglob("events.out.tfevents.*"))
+    assert len(files) == 1
+    events = EventAccumulator(str(files[0]))
+    events.Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module", params=["ppo", "a2c"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    assert train(config(folder, request.param)) == folder / "agent.zip"
+    return folder
+
+
+# What a training leaves behind
+
+
+def test_a_short_training_ends_with_an_agent_that_acts(trained: Path) -> None:
+    agent = artefact.load(trained)
+    action, _ = agent.predict(np.zeros(len(agent.reads), np.float32))
+    assert action.shape == (1,)
+    assert -1.0 <= action[0] <= 1.0
+    assert sorted(item.name for item in trained.iterdir()) == ["agent.zip", "tensorboard"]
+
+
+def test_the_event_file_holds_every_documented_tag(trained: Path) -> None:
+    found = scalars(trained)
+    assert set(TAGS) <= set(found)
+    assert {"validation/score", "validation/total_return", "validation/max_drawdown"} <= set(found)
+    for tag in TAGS:
+        assert np.isfinite(found[tag]).all(), tag
+    documented = __import__("agents.callbacks", fromlist=["x"]).__doc__
+    for tag in TAGS:
+        assert tag.split("/")[0] in documented
+        assert re.sub(r"share_(bull|bear|range|crash)", "share_NAME", tag).split("share_")[-1].split("/")[-1] in documented
+
+
+def test_tags_are_written_once_for_every_rollout(trained: Path) -> None:
+    found = scalars(trained)
+    rollout = 16 * artefact.load(trained).manifest["settings"]["n_steps"]
+    for tag in TAGS:
+        assert len(found[tag]) == 4096 // rollout, tag
+
+
+def test_tags_have_values_that_the_accounts_can_have(trained: Path) -> None:
+    found = {tag: np.array(values) for tag, values in scalars(trained).items()}
+    assert np.all((found["account/equity"] > 0.1) & (found["account/equity"] < 3.0))
+    assert np.all((found["account/drawdown"] >= 0.0) & (found["account/drawdown"] < 1.0))
+    assert np.all((found["account/leverage"] > 0.0) & (found["account/leverage"] < 3.5))
+    assert np.all(found["account/turnover"] > 0.0)
+    assert np.all(found["account/costs"] < 0.01 * found["account/turnover"])
+    assert np.any(found["account/funding"] != 0.0)
+    for group in ("action/share_", "regime/share_"):
+        total = sum(values for tag, values in found.items() if tag.startswith(group))
+        assert total == pytest.approx(np.ones(len(total)), abs=1e-6)
+
+
+def test_the_manifest_says_how_the_agent_was_trained(trained: Path) -> None:
+    manifest = artefact.load(trained).manifest
+    assert manifest["env"] == "PerpFutures-v0"
+    assert manifest["arguments"] == {"bars": BARS}
+    assert manifest["seed"] == SEED
+    assert manifest["steps"] == 4096
+    assert manifest["lanes"] == 16
+    assert manifest["bars"]["source"] == BARS
+    assert manifest["training_range"][0] < manifest["training_range"][1]
+    assert len(manifest["validation_history"]) >= 2
+    best = max(row["score"] for row in manifest["validation_history"])
+    assert manifest["chosen_on_validation"]["sharpe"] == best
+
+
+def rollout_tags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **changes: Any) -> tuple[dict[str, list[float]], Any]:
+    """Train one rollout and keep what every lane did in every bar, beside the tags that were written of it."""
+    seen: list[Any] = []
+    honest = AccountTags._on_step
+
+    def watch(self: Any) -> bool:
+        simulation = self.training_env.simulation
+        ended = np.isin(simulation.accounts[0, :, 4], (1.0, 2.0))  # outcome
+        seen.append(np.where(ended[:, None], simulation.accounts[1], simulation.accounts[0]))
+        return honest(self)
+
+    monkeypatch.setattr(AccountTags, "_on_step", watch)
+    train(config(tmp_path, steps=16 * 64, evaluations=0, settings={"n_steps": 64, "batch_size": 256}, **changes))
+    return scalars(tmp_path), np.array(seen)
+
+
+def test_liquidations_in_a_rollout_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = {"bars": BARS, "leverage": 100.0}
+    tags, rows = rollout_tags(monkeypatch, tmp_path, arguments=arguments)
+    from envs import perp_kernel as kernel
+
+    counted = rows[:, :, kernel.LIQUIDATED].sum()
+    assert counted > 0, "nobody was liquidated: the test is empty"
+    assert tags["account/liquidations"] == [counted]
+
+
+def test_costs_of_a_rollout_include_the_bars_in_which_an_account_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from envs import perp_kernel as kernel
+
+    tags, rows = rollout_tags(monkeypatch, tmp_path, arguments={"bars": BARS, "episode_bars": 4})
+    equity = np.maximum(rows[:, :, 7], 1e-9)
+    columns = [kernel.FEE, kernel.SPREAD_COST, kernel.IMPACT_COST, kernel.CLEARANCE]
+    assert tags["account/costs"] == [pytest.approx(float((rows[:, :, columns].sum(axis=2) / equity).mean()), rel=1e-5)]
+
+
+def test_regime_shares_are_those_of_all_bars_of_the_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from markets.sources import load as load_bars
+
+    tags, rows = rollout_tags(monkeypatch, tmp_path)
+    bars = load_bars(BARS)
+    assert bars.labels is not None
+    labels = bars.labels[rows[:, :, 0].astype(int)]
+    for code, name in enumerate(bars.label_names):
+        assert tags[f"regime/share_{name}"] == [pytest.approx(float(np.mean(labels == code)), abs=1e-6)], name
+
+
+# The choice on the validation split
+
+
+class FakeModel:
+    """Weights that say at which evaluation they were looked at."""
+
+    def __init__(self) -> None:
+        self.policy = torch.nn.Linear(1, 1, bias=False)
+        self.num_timesteps = 0
+        self.logger = type("Silent", (), {"record": staticmethod(lambda *_: None)})()
+
+    def get_env(self) -> None:
+        return None
+
+
+class KeepsTheLast(ValidationChoice):
+    """Planted fault: takes any new score for a better one."""
+
+    def check(self) -> None:
+        self.best_score = -np.inf
+        super().check()
+
+
+class ComparesWithNan(ValidationChoice):
+    """Planted fault: ``not score <= best`` lets NaN win."""
+
+    def check(self) -> None:
+        before = self.best_score
+        super().check()
+        score = self.history[-1]["score"]
+        if not score <= before:
+            self.best_score = score
+            self.best_state = {k: v.detach().clone() for k, v in self.model.policy.state_dict().items()}
+
+
+def check_best_is_kept(kind: type[ValidationChoice], scores: list[float], best: int | None) -> None:
+    model, queue = FakeModel(), iter(scores)
+    choice = kind(lambda _: {"score": next(queue)}, 10)
+    choice.model = model  # type: ignore[assignment]
+    for place in range(len(scores)):
+        with torch.no_grad():
+            model.policy.weight.fill_(float(place))
+        choice.num_timesteps = 10 * (place + 1)
+        choice.check()
+    assert len(choice.history) == len(scores)
+    if best is None:
+        assert choice.best_state is None
+        return
+    assert choice.best_state is not None
+    assert choice.best_state["weight"].item() == best
+    assert choice.best_score == scores[best]
+    assert choice.best_steps == 10 * (best + 1)
+
+
+NAN = math.nan
+CURVES: list[tuple[list[float], int | None]] = [
+    ([1.0, 3.0, 2.0], 1), ([-5.0, -2.0, -9.0], 1), ([1.0, NAN, 0.5], 0), ([NAN, -1.0, NAN], 1), ([NAN, NAN], None),
+    ([0.0, math.inf, 0.5], 2), ([-math.inf, -1.0], 1), ([2.0, 2.0], 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("scores", "best"), CURVES, ids=str)
+def test_the_weights_with_the_best_score_are_kept_and_never_those_without_one(
+    scores: list[float], best: int | None
+) -> None:
+    check_best_is_kept(ValidationChoice, scores, best)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores", "best"), [(KeepsTheLast, [1.0, 3.0, 2.0], 1), (ComparesWithNan, [1.0, NAN, 0.5], 0)]
+)
+def test_a_choice_with_a_planted_fault_is_caught(kind: type[ValidationChoice], scores: list[float], best: int) -> None:
+    with pytest.raises(AssertionError):
+        check_best_is_kept(kind, scores, best)
+
+
+def test_the_saved_agent_has_the_weights_that_scored_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[dict[str, torch.Tensor]] = []
+    honest = ValidationChoice.check
+
+    def watch(self: ValidationChoice) -> None:
+        states.append({k: v.detach().clone() for k, v in self.model.policy.state_dict().items()})
+        honest(self)
+
+    monkeypatch.setattr(ValidationChoice, "check", watch)
+    scores = iter([0.1, 0.9, 0.2, 0.3, 0.3, 0.3])
+    monkeypatch.setattr(metrics, "sharpe", lambda *_: next(scores))
+    train(config(tmp_path, evaluations=4))
+    loaded = artefact.load(tmp_path)
+    assert loaded.manifest["chosen_on_validation"]["sharpe"] == 0.9
+    ours = loaded.policy.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in states[1].items())
+    assert not all(torch.equal(ours[name], value) for name, value in states[-1].items())
+
+
+def test_a_score_that_is_not_a_number_does_not_lose_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, NAN, 0.2, NAN, NAN])
+    monkeypatch.setattr(metrics, "sharpe", lambda *_: next(scores))
+    train(config(tmp_path))
+    assert artefact.load(tmp_path).manifest["chosen_on_validation"]["sharpe"] == 0.5
+
+
+def test_without_evaluations_the_last_weights_are_saved(tmp_path: Path) -> None:
+    train(config(tmp_path, evaluations=0, steps=1024))
+    manifest = artefact.load(tmp_path).manifest
+    assert manifest["chosen_on_validation"] is None
+    assert manifest["validation_history"] == []
+
+
+# The same again
+
+REPEATED = """
+import hashlib, json, sys, warnings
+from pathlib import Path
+warnings.simplefilter("ignore")
+from agents import artefact
+from agents.training import TrainingConfig, train
+train(TrainingConfig(env="PerpFutures-v0", algo={algo!r}, steps=4096, seed={seed}, out=Path({out!r}), lanes=16,
+    arguments={{"bars": {bars!r}}}, settings={settings!r}, evaluations=2, device="cpu", quiet=True))
+print(artefact.load({out!r}).manifest["sha256"]["policy.safetensors"])
+"""
+
+
+@pytest.mark.parametrize("algo", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
+def test_the_same_seed_gives_the_same_weights_in_two_processes_and_another_seed_others(
+    tmp_path: Path, run_python: Callable[..., str], algo: str
+) -> None:
+    def weights(name: str, seed: int, hash_seed: str) -> str:
+        code = REPEATED.format(algo=algo, seed=seed, out=str(tmp_path / name), bars=BARS, settings=SETTINGS[algo])
+        return run_python(code, PYTHONHASHSEED=hash_seed).split()[-1]
+
+    first = weights("first", SEED, "1")
+    assert len(first) == 64
+    assert weights("second", SEED, "4242") == first
+    train(config(tmp_path / "other", algo, seed=SEED + 1))  # the planted fault: another seed
+    assert artefact.load(tmp_path / "other").manifest["sha256"]["policy.safetensors"] != first
+
+
+def test_a_run_among_others_in_one_process_gives_the_same_weights(tmp_path: Path) -> None:
+    hashes = []
+    for name in ("one", "two"):
+        train(config(tmp_path / name, steps=2048))
+        hashes.append(artefact.load(tmp_path / name).manifest["sha256"]["policy.safetensors"])
+        torch.rand(7), np.random.rand(3)  # noqa: B018, NPY002
+    assert hashes[0] == hashes[1]
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("evaluations", [0, 2])
+def test_an_interrupted_training_saves_what_is_there_and_raises_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluations: int
+) -> None:
+    honest, calls = AccountTags._on_step, []
+
+    def interrupt(self: Any) -> bool:
+        calls.append(1)
+        if len(calls) == 200:
+            raise KeyboardInterrupt
+        return honest(self)
+
+    monkeypatch.setattr(AccountTags, "_on_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(tmp_path, steps=100_000, evaluations=evaluations))
+    loaded = artefact.load(tmp_path)
+    assert loaded.manifest["steps"] == 200 * 16
+    action, _ = loaded.predict(np.zeros(len(loaded.reads), np.float32))
+    assert np.isfinite(action).all()
+    assert len(scalars(tmp_path)["account/equity"]) >= 5
+
+
+def test_an_interruption_before_the_first_step_saves_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AccountTags, "_on_rollout_start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(tmp_path))
+    assert artefact.load(tmp_path).manifest["steps"] == 0
+
+
+# What cannot be trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"algo": "pp0"}, ("algo", "'pp0'", "Did you mean 'ppo'")),
+        ({"env": "PerpFuture-v0"}, ("env", "Did you mean 'PerpFutures-v0'")),
+        ({"arguments": {"bars": BARS, "levrage": 2}}, ("argument", "Did you mean 'leverage'")),
+        ({"arguments": {"bars": BARS, "leverage": "high"}}, ("leverage='high'",)),
+        ({"arguments": {"bars": BARS, "leverage": 200.0}}, ("leverage=200.0", "125")),
+        ({"arguments": {"bars": "synthetik:crypto"}}, ("'synthetik'", "Did you mean 'synthetic'")),
+        ({"arguments": {"bars": BARS, "reward": "log_returns"}}, ("Did you mean 'log_return'",)),
+        ({"arguments": {"bars": BARS, "scaler": 5}}, ("scaler",)),
+        ({"arguments": {"bars": BARS, "symbol": 5}}, ("symbol",)),
+        ({"arguments": {"bars": BARS, "split": "test"}}, ("split",)),
+        ({"settings": {"clip_rang": 0.1}}, ("hyperparameter of ppo", "Did you mean 'clip_range'")),
+        ({"settings": {"activation_fn": "tahn"}}, ("activation_fn", "Did you mean 'tanh'")),
+        ({"settings": {"net_arch": 5}}, ("net_arch",)),
+        ({"settings": {"gamma": "high"}}, ("gamma",)),
+        ({"settings": {"n_steps": "many"}}, ("n_steps",)),
+        ({"settings": {"verbose": 1}}, ("verbose",)),
+        ({"settings": {"device": "cpu"}}, ("device",)),
+        ({"settings": {"policy_kwargs": {}}}, ("policy_kwargs",)),
+        ({"settings": {"tensorboard_log": "x"}}, ("tensorboard_log",)),
+        ({"device": "gpu"}, ("device='gpu'",)),
+        ({"device": "cuda:99"}, ("device='cuda:99'",)),
+        ({"steps": 0}, ("steps=0",)),
+        ({"steps": 1.5}, ("steps=1.5",)),
+        ({"seed": -1}, ("seed=-1",)),
+        ({"seed": 2**32}, (f"seed={2**32}",)),
+        ({"lanes": -1}, ("lanes=-1",)),
+        ({"evaluations": True}, ("evaluations=True",)),
+        ({"threads": 0}, ("threads=0",)),
+    ],
+    ids=lambda value: str(value)[:60],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_a_typed_error_that_names_it(
+    tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(RegimeGymError) as caught:
+        train(config(tmp_path, steps=changes.pop("steps", 64), **changes))
+    for word in words:
+        assert word in str(caught.value)
+    assert not (tmp_path / "agent.zip").exists()
+
+
+@pytest.mark.parametrize("name", ["ppo", "a2c"])
+def test_an_unknown_hyperparameter_lists_only_what_can_be_set(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        train(config(tmp_path, name, settings={"learning_rat": 1.0}))
+    text = str(caught.value)
+    for word in ("learning_rate", "gamma", "net_arch", "log_std_init"):
+        assert word in text
+    for word in ("tensorboard_log", "policy_kwargs", "_init_setup_model"):
+        assert word not in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_is_a_typed_error_and_no_silent_fallback(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device='cuda'"):
+        train(config(tmp_path, device="cuda", steps=64))
+    assert not (tmp_path / "agent.zip").exists()
+
+
+def test_the_device_auto_is_there_on_every_machine(tmp_path: Path) -> None:
+    train(config(tmp_path, device="auto", steps=512, evaluations=0))
+    assert artefact.load(tmp_path).manifest["device"] in ("cpu", "cuda", "cuda:0", "mps")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_an_agent_trained_on_cuda_is_loaded_on_the_cpu(tmp_path: Path) -> None:
+    train(config(tmp_path, device="cuda", steps=1024))
+    loaded = artefact.load(tmp_path)
+    assert loaded.manifest["device"].startswith("cuda")
+    assert {value.device.type for value in loaded.policy.parameters()} == {"cpu"}
+
+
+def test_the_training_split_of_the_arguments_is_what_the_learner_sees() -> None:
+    family, arguments = resolve("regimegym:PerpFutures-v0", {"bars": BARS})
+    assert family == "PerpFutures"
+    assert arguments.split == "train"
+
+
+def test_a_configuration_can_be_described_as_plain_values(tmp_path: Path) -> None:
+    json.dumps(training.describe(config(tmp_path)))
+    assert training.describe(replace(config(tmp_path), seed=5))["seed"] == 5
