@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return int(script.run(options))
-    except RegimeGymError as error:
+    except (RegimeGymError, OSError) as error:
         sys.stderr.write(f"regimegym {words[0]}: {error}\n")
         return 2
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from agents.vec_env import NativeVecEnv
 from envs import perp_kernel as kernel
-from envs.simulation import EQUITY, ROW
+from envs.simulation import EQUITY, OUTCOME, ROW, RUNNING
 
 
 class AccountTags(BaseCallback):
@@ -37,28 +37,39 @@ class AccountTags(BaseCallback):
     def __init__(self) -> None:
         super().__init__()
         self._sums: dict[str, float] = {}
+        self._shares = np.zeros(0)
         self._steps = 0
 
     def _on_rollout_start(self) -> None:
-        self._sums = dict.fromkeys(("turnover", "costs", "funding", "leverage", "liquidations", "short", "long"), 0.0)
+        names = ("turnover", "costs", "funding", "leverage", "liquidations", "short", "long")
+        self._sums = dict.fromkeys(names, 0.0)
+        self._shares = np.zeros(len(_native(self.training_env).simulation.game.bars.label_names))
         self._steps = 0
 
     def _on_step(self) -> bool:
         simulation = _native(self.training_env).simulation
-        accounts = simulation.accounts[0]
+        # A lane that ended has been reset already: what it did in its last bar is in the row that was put aside.
+        ended = simulation.accounts[0, :, OUTCOME] != RUNNING
+        accounts = np.where(ended[:, None], simulation.accounts[1], simulation.accounts[0])
         equity = np.maximum(accounts[:, EQUITY], 1e-9)
-        sums = self._sums
-        sums["turnover"] += float(
-            np.mean(np.abs(accounts[:, kernel.FILL_QUANTITY]) * accounts[:, kernel.FILL_PRICE] / equity)
-        )
+        traded = np.abs(accounts[:, kernel.FILL_QUANTITY]) * accounts[:, kernel.FILL_PRICE]
         costs = accounts[:, [kernel.FEE, kernel.SPREAD_COST, kernel.IMPACT_COST, kernel.CLEARANCE]].sum(axis=1)
-        sums["costs"] += float(np.mean(costs / equity))
-        sums["funding"] += float(np.mean(accounts[:, kernel.FUNDING] / equity))
-        sums["leverage"] += float(np.mean(np.abs(accounts[:, kernel.POSITION]) * accounts[:, kernel.MARK] / equity))
-        sums["liquidations"] += float(accounts[:, kernel.LIQUIDATED].sum())
+        held = np.abs(accounts[:, kernel.POSITION]) * accounts[:, kernel.MARK]
         action = accounts[:, kernel.ACTION]
-        sums["short"] += float(np.mean(action < -1.0 / 3.0))
-        sums["long"] += float(np.mean(action > 1.0 / 3.0))
+        for name, value in (
+            ("turnover", traded / equity),
+            ("costs", costs / equity),
+            ("funding", accounts[:, kernel.FUNDING] / equity),
+            ("leverage", held / equity),
+            ("short", action < -1.0 / 3.0),
+            ("long", action > 1.0 / 3.0),
+        ):
+            self._sums[name] += float(np.mean(value))
+        self._sums["liquidations"] += float(accounts[:, kernel.LIQUIDATED].sum())
+        labels = simulation.game.bars.labels
+        if labels is not None:
+            seen = labels[accounts[:, ROW].astype(np.int64)]
+            self._shares += np.bincount(seen, minlength=len(self._shares)) / len(seen)
         self._steps += 1
         return True
 
@@ -74,11 +85,8 @@ class AccountTags(BaseCallback):
         short, long = sums["short"] / steps, sums["long"] / steps
         for name, share in (("short", short), ("flat", 1.0 - short - long), ("long", long)):
             self.logger.record(f"action/share_{name}", share)
-        bars = simulation.game.bars
-        if bars.labels is not None:
-            labels = bars.labels[accounts[:, ROW].astype(np.int64)]
-            for code, name in enumerate(bars.label_names):
-                self.logger.record(f"regime/share_{name}", float(np.mean(labels == code)))
+        for name, share in zip(simulation.game.bars.label_names, self._shares / steps, strict=True):
+            self.logger.record(f"regime/share_{name}", float(share))
 
 
 class ValidationChoice(BaseCallback):

@@ -75,30 +75,76 @@ def build_model(
 
     Raises:
         UnknownNameError: a hyperparameter that the algorithm does not have.
-        ConfigError: a device that is not there.
+        ConfigError: a value it cannot take, or a device that is not there.
     """
     row = algorithm(name)
     given = dict(settings or {})
+    check_device(device)
     policy_kwargs = {key: given.pop(key, default) for key, default in POLICY.items()}
-    valid = [
-        key for key in inspect.signature(row.kind.__init__).parameters if key not in ("self", "policy", "env", "seed")
-    ]
-    for key in given:
+    valid = hyperparameters(name)
+    for key, value in given.items():
         if key not in valid:
             raise unknown(f"hyperparameter of {name}", key, [*valid, *POLICY])
+        default = row.settings.get(key, valid[key])
+        if _is_number(default) and not _is_number(value):
+            raise ConfigError(f"hyperparameter {key}={value!r} of {name} must be a number, as {default!r} is")
+    chosen = {**row.settings, **given}
+    if "batch_size" in chosen and "batch_size" not in given:  # few lanes fill no default minibatch
+        chosen["batch_size"] = min(chosen["batch_size"], chosen["n_steps"] * env.num_envs)
     try:
-        torch.device("cpu" if device == "auto" else device)
         model: OnPolicyAlgorithm = row.kind(
             row.policy, env, seed=seed, device=device, tensorboard_log=log_dir, verbose=0,
-            policy_kwargs=policy_arguments(policy_kwargs), **{**row.settings, **given},
+            policy_kwargs=policy_arguments(policy_kwargs), **chosen,
         )  # fmt: skip
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"{name} cannot be built with device={device!r}, settings={settings!r}: {error}") from error
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise ConfigError(f"{name} cannot be built with settings={settings!r}: {error}") from error
     return model
 
 
+def hyperparameters(name: str) -> dict[str, Any]:
+    """Return the hyperparameters of an algorithm that a user can set, with SB3's own defaults."""
+    ours = (
+        "self",
+        "policy",
+        "env",
+        "seed",
+        "verbose",
+        "device",
+        "policy_kwargs",
+        "tensorboard_log",
+        "_init_setup_model",
+    )
+    parameters = inspect.signature(algorithm(name).kind.__init__).parameters
+    return {key: parameter.default for key, parameter in parameters.items() if key not in ours}
+
+
+def check_device(device: str) -> None:
+    """Raise ``ConfigError`` unless torch can compute on ``device``; SB3 itself would fall back to the CPU unsaid."""
+    if device == "auto":
+        return
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device={device!r} is not on this machine: {str(error).splitlines()[0]}") from error
+
+
 def policy_arguments(plain: dict[str, Any]) -> dict[str, Any]:
-    """Turn names and numbers into the policy's constructor arguments."""
+    """Turn names and numbers into the policy's constructor arguments.
+
+    Raises:
+        UnknownNameError: unknown activation.
+        ConfigError: layers that are not whole numbers, or a deviation that is no number.
+    """
     if plain["activation_fn"] not in ACTIVATIONS:
         raise unknown("activation_fn", plain["activation_fn"], ACTIVATIONS)
+    layers = plain["net_arch"]
+    for sizes in layers.values() if isinstance(layers, dict) else [layers]:
+        if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
+            raise ConfigError(f"net_arch={layers!r} must be a list of layer sizes, such as [64, 64]")
+    if not _is_number(plain["log_std_init"]):
+        raise ConfigError(f"log_std_init={plain['log_std_init']!r} must be a number")
     return {**plain, "activation_fn": ACTIVATIONS[plain["activation_fn"]]}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -58,8 +59,8 @@ class TrainingConfig:
         algorithm(self.algo)
         for name, least in (("steps", 1), ("seed", 0), ("lanes", 0), ("evaluations", 0), ("threads", 1)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
+                raise ConfigError(f"{name}={value!r} must be a whole number from {least} to {2**32 - 1}")
 
 
 class _Candidate(Agent):
@@ -129,11 +130,13 @@ def resolve(env: str, arguments: dict[str, Any]) -> tuple[str, Any]:
     Raises:
         UnknownNameError: unknown id or argument.
     """
-    name = env.split(":")[-1]
-    if name not in envs.ids():
+    module, _, name = env.rpartition(":")
+    if name not in envs.ids() or module not in ("", "envs", "regimegym"):
         raise unknown("env", env, envs.ids())
     family = gym.spec(name).kwargs["family"]
     kind = family_of(family)
+    if arguments.get("split", "train") != "train":
+        raise ConfigError(f"split={arguments['split']!r}: training uses the split 'train'; choose dates with train_end")
     valid = tuple(kind.config.__dataclass_fields__)
     for key in arguments:
         if key not in valid:
@@ -181,7 +184,9 @@ def _save(
         "bars": {"source": game.bars.source, "hash": game.bars.hash},
         "training_range": [str(game.bars.close_time[game.first]), str(game.bars.close_time[game.last])],
         "chosen_on_validation": chosen,
-        "validation_history": choice.history,
+        "validation_history": [
+            {key: value if math.isfinite(value) else None for key, value in row.items()} for row in choice.history
+        ],
         "seconds": round(seconds, 1),
         "device": str(model.device),
         "threads": config.threads,

@@ -92,6 +92,12 @@ class PerpFuturesConfig:
             ("clearance_fee", 0.0, 1.0),
         ):  # fmt: skip
             _check_number(name, getattr(self, name), low, high)
+        for name, kinds in (
+            ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("symbol", str),
+            ("scaler", (str, features.FeatureScaler)),
+        ):  # fmt: skip
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be text")
         for name in ("allow_in_sample", "continue_after_liquidation"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
@@ -144,8 +150,8 @@ class PerpFuturesEnv(TradingEnv):
     impact_cost, funding, clearance, cover`` with change of equity = market_pnl - fee - spread_cost - impact_cost -
     funding - clearance + cover; ``fill_quantity, fill_price, order_quantity, order_code`` (:data:`markets.perpetual.
     ORDER_STATUS`), ``liquidated, liquidated_quantity, liquidated_at``; ``leverage, contract_leverage, action``;
-    ``reward_terms``; ``in_sample`` (the bar lies in the fitted range); ``label`` (true regime of a synthetic bar, never
-    in the observation).
+    ``reward_terms``; ``in_sample`` (the episode began in the fitted range); ``label`` (true regime of a synthetic bar,
+    never in the observation).
 
     ## Arguments
     See :class:`PerpFuturesConfig`.

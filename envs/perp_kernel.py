@@ -34,6 +34,7 @@ from envs.simulation import (
     RESET,
     REWARD,
     ROW,
+    START,
     TERMINATED,
     TRUNCATED,
 )
@@ -130,7 +131,7 @@ def reset_account(a: Floats, market: Floats, contract: Floats) -> None:
     for column in range(ACTION, a.shape[0]):
         a[column] = 0.0
     a[NEXT_START] = -1.0
-    a[ROW] = row
+    a[ROW] = a[START] = row
     a[END] = min(row + contract[EPISODE], contract[LAST_ROW])
     a[RESET] = 0.0
     a[OUTCOME] = 0.0

@@ -21,8 +21,20 @@ from markets.bars import Bars
 from markets.errors import ActionError, ConfigError
 
 # The columns that every family's account rows begin with.
-HEAD = ("row", "end", "next_start", "reset", "outcome", "end_code", "reward", "equity", "leverage", "cost_scale")
-ROW, END, NEXT_START, RESET, OUTCOME, END_CODE, REWARD, EQUITY, LEVERAGE, COST_SCALE = range(len(HEAD))
+HEAD = (
+    "row",
+    "end",
+    "next_start",
+    "reset",
+    "outcome",
+    "end_code",
+    "reward",
+    "equity",
+    "leverage",
+    "cost_scale",
+    "start",
+)
+ROW, END, NEXT_START, RESET, OUTCOME, END_CODE, REWARD, EQUITY, LEVERAGE, COST_SCALE, START = range(len(HEAD))
 
 # How a call of the kernel treats the lanes.
 MODE_RESET, MODE_NEXT_STEP, MODE_SAME_STEP, MODE_DISABLED = range(4)

@@ -26,6 +26,7 @@ from envs.simulation import (
     REWARD,
     ROW,
     RUNNING,
+    START,
     TERMINATED,
     TRUNCATED,
     Game,
@@ -156,7 +157,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             info[key] = bool(info[key])
         row = int(values[ROW])
         info["time"] = self._times[row]
-        info["in_sample"] = bool(info["time"] <= self._fitted_until)
+        info["in_sample"] = bool(self._times[int(values[START])] <= self._fitted_until)
         info["reward_terms"] = {name: values[column] for name, column in self._terms}
         if self._labels is not None:
             info["label"] = int(self._labels[row])
@@ -276,7 +277,7 @@ class TradingVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], Any, NDArray[An
             info[key] = info[key] != 0.0
         bars = values[:, ROW].astype(np.int64)
         info["time"] = game.bars.close_time[bars]
-        info["in_sample"] = info["time"] <= game.fitted_until
+        info["in_sample"] = game.bars.close_time[values[:, START].astype(np.int64)] <= game.fitted_until
         info["reward_terms"] = {name: values[:, column] for name, column in game.terms.items()}
         if game.bars.labels is not None:
             info["label"] = game.bars.labels[bars]

@@ -32,6 +32,6 @@ def run(options: argparse.Namespace) -> int:
         if options.columns:
             write("\n| column | formula | unit | served | bounds | look-back |\n|---|---|---|---|---|---|\n")
             for row in kind.columns():
-                write("| " + " | ".join(row) + " |\n")
+                write("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n")
             write("\n")
     return 0

@@ -155,7 +155,7 @@ def test_an_episode_cut_by_its_length_is_truncated() -> None:
 
 
 def check_liquidations_are_not_truncated(kind: type[NativeVecEnv]) -> None:
-    infos = ends(bridge(kind, leverage=50.0, episode_bars=512), 600, action=1.0)
+    infos = ends(bridge(kind, leverage=50.0, contract_leverage=50.0, episode_bars=512), 600, action=0.02)
     assert len(infos) >= LANES
     for info in infos:
         assert info["end_code"] == 1
