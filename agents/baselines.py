@@ -46,7 +46,11 @@ class Random(Agent):
 
 
 class BuyAndHold(Agent):
-    """Buys the whole exposure once and holds: asks for the exposure it has, which sends no further order."""
+    """Buys the whole exposure once and holds: asks for the exposure it has, which sends no further order.
+
+    Funding moves an unlevered exposure beyond 1, which no action can ask for; a band that is wide enough
+    (``UNLEVERED``) keeps that from becoming an order.
+    """
 
     name = "buy-and-hold"
     reads = ("exposure",)

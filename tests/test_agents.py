@@ -247,7 +247,7 @@ def test_an_agent_that_rebalances_is_caught() -> None:
 def test_buy_and_hold_never_trades_again_when_funding_moves_its_exposure(rate: float) -> None:
     bars = load_bars(BARS)
     costly = replace(bars, funding_rate=np.full_like(bars.funding_rate, rate), source="funding")
-    infos = played(BuyAndHold(), bars=costly, leverage=1.0)
+    infos = played(BuyAndHold(), bars=costly, **UNLEVERED["buy-and-hold"])  # as reports walk it
     assert abs(sum(info["funding"] for info in infos)) > 500.0, "funding is too small to matter: the test is empty"
     assert orders(infos) == 1
     assert infos[-1]["ended_by"] == "end of the split"

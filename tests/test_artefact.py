@@ -421,7 +421,7 @@ def test_an_observation_of_another_width_than_the_weights_is_refused(saved: Save
         manifest["observation"] = {name: values[:-1] for name, values in manifest["observation"].items()}
 
     edit_manifest(saved.file, narrow)
-    refused(saved.file, "policy.safetensors", "mlp_extractor.policy_net.0.weight")
+    refused(saved.file, "policy.safetensors", "_net.0.weight")  # of the policy or of the value: both are too wide
 
 
 def test_names_that_do_not_fit_the_observation_space_are_refused(saved: Saved) -> None:
