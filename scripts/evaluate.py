@@ -30,9 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate and write the report."""
+    import torch
+
     from agents import report
     from agents.comparison import compare
 
+    torch.set_num_threads(1)  # one observation at a time: threads that wait for each other cost more than they give
     changes = pairs(options.env_arg, "--env-arg")
     if options.bars is not None:
         changes["bars"] = options.bars
