@@ -175,11 +175,14 @@ def evaluate(
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
-    """Interquartile mean over training runs, with percentile-bootstrap intervals (Agarwal et al. 2021)."""
+    """Interquartile mean over training runs, with percentile-bootstrap intervals (Agarwal et al. 2021).
+
+    The break-even scale is the median, since some runs may have none.
+    """
     merged: dict[str, Any] = {"runs": len(rows)}
     for name, value in rows[0].items():
         if name == "break_even_cost_scale":
-            merged[name] = _middle_break_even([row[name] for row in rows])
+            merged[name] = _median_break_even([row[name] for row in rows])
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             values = np.array([float(row[name]) for row in rows])
             merged[name] = bootstrap.interquartile_mean(values)
@@ -193,11 +196,9 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, An
     return merged
 
 
-def _middle_break_even(scales: Sequence[float | None]) -> float | None:
-    """Interquartile mean where None stands for "beyond every scale tried"; None where the middle half reaches that."""
-    ordered = np.sort([np.inf if scale is None else scale for scale in scales])
-    cut = len(ordered) // 4
-    return _finite(float(np.mean(ordered[cut : len(ordered) - cut])))
+def _median_break_even(scales: Sequence[float | None]) -> float | None:
+    """Median where None stands for "beyond every scale tried", which a mean cannot take; None where it reaches that."""
+    return _finite(float(np.median([np.inf if scale is None else scale for scale in scales])))
 
 
 def touch_log() -> Path:
