@@ -340,7 +340,7 @@ def _contract_vector(config: PerpFuturesConfig, contract: PerpetualContract, epi
         kernel.RUIN: config.ruin,
         kernel.DRAWDOWN_LIMIT: math.inf if config.maximum_drawdown is None else config.maximum_drawdown,
         kernel.GO_ON: float(config.continue_after_liquidation), kernel.EPISODE: episode, kernel.LAST_ROW: last,
-        kernel.SHARPE_RATE: config.sharpe_rate,
+        kernel.SHARPE_RATE: config.sharpe_rate, kernel.LOG_START: math.log(config.initial_equity),
         **{column: weights.get(name, 0.0) for name, column in kernel.WEIGHTS.items()},
     }  # fmt: skip
     head = [values[place] for place in range(kernel.TIERS)]

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.rewards import differential_sharpe, drawdown_increase, log_return
+from envs.rewards import FLOOR, differential_sharpe, drawdown_increase, log_equity
 from envs.simulation import (
     COST_SCALE,
     END,
@@ -71,42 +71,40 @@ Floats = NDArray[np.float64]
 OPEN, VOLUME, MARK_OPEN, MARK_HIGH, MARK_LOW, MARK_CLOSE = range(6)
 DAILY_VOLATILITY, DAILY_VOLUME, FUNDING_IN_GAP, FUNDING_AT_OPEN, FUNDING_INSIDE = range(6, 11)
 
-# Columns of an account row, after the ones every family has.
-ACTION = len(HEAD)
-(
-    WALLET, POSITION, ENTRY, MARGIN, LIQUIDATION, MARK, PEAK, MEAN, SQUARE, HELD, APPLIED,  # state
-    CONTRACT_LEVERAGE, MARGIN_RATIO,
-    ORDER_QUANTITY, FILL_QUANTITY, FILL_PRICE, FEE, SPREAD_COST, IMPACT_COST, FUNDING, REALISED,  # items of one step
-    MARKET_PNL, LIQUIDATED, LIQUIDATED_QUANTITY, LIQUIDATED_AT, CLEARANCE, COVER, ORDER_CODE,
-    LOG_RETURN, SIMPLE_RETURN, SHARPE, DRAWDOWN, COSTS, FUNDING_TERM,  # weighted reward terms
-) = range(ACTION + 1, ACTION + 35)  # fmt: skip
-COLUMNS = (
-    *HEAD, "action", "wallet", "position", "entry_price", "margin", "liquidation_price", "mark", "peak", "mean",
-    "square", "held", "applied", "contract_leverage", "margin_ratio", "order_quantity", "fill_quantity", "fill_price",
-    "fee", "spread_cost", "impact_cost", "funding", "realised", "market_pnl", "liquidated", "liquidated_quantity",
-    "liquidated_at", "clearance", "cover", "order_code", "log_return", "simple_return", "differential_sharpe",
-    "drawdown", "costs", "funding_term",
+# Columns of an account row, after the ones every family has: what info shows of the account, the items of one step,
+# the weighted reward terms, and what only the step itself needs.
+_STATE = (
+    "wallet", "position", "entry_price", "margin", "liquidation_price", "mark", "margin_ratio", "contract_leverage",
+    "action",
 )  # fmt: skip
+_ITEMS = (
+    "order_quantity", "fill_quantity", "fill_price", "fee", "spread_cost", "impact_cost", "funding", "realised",
+    "market_pnl", "liquidated", "liquidated_quantity", "liquidated_at", "clearance", "cover", "order_code",
+)  # fmt: skip
+_TERMS = ("log_return", "simple_return", "differential_sharpe", "drawdown", "costs", "funding_term")
+_HIDDEN = ("requested_action", "peak", "mean", "square", "held", "log_equity")
+COLUMNS = (*HEAD, *_STATE, *_ITEMS, *_TERMS, *_HIDDEN)
+WALLET = len(HEAD)
+POSITION, ENTRY, MARGIN, LIQUIDATION, MARK, MARGIN_RATIO, CONTRACT_LEVERAGE, APPLIED = range(WALLET + 1, WALLET + 9)
+ORDER_QUANTITY = WALLET + 9
+(
+    FILL_QUANTITY, FILL_PRICE, FEE, SPREAD_COST, IMPACT_COST, FUNDING, REALISED, MARKET_PNL, LIQUIDATED,
+    LIQUIDATED_QUANTITY, LIQUIDATED_AT, CLEARANCE, COVER, ORDER_CODE,
+    LOG_RETURN, SIMPLE_RETURN, SHARPE, DRAWDOWN, COSTS, FUNDING_TERM,
+    ACTION, PEAK, MEAN, SQUARE, HELD, LOG_EQUITY,
+) = range(ORDER_QUANTITY + 1, len(COLUMNS))  # fmt: skip
+INFO = range(END_CODE, ORDER_CODE + 1)
 TERM_COLUMNS = {
     "log_return": LOG_RETURN, "simple_return": SIMPLE_RETURN, "differential_sharpe": SHARPE, "drawdown": DRAWDOWN,
     "costs": COSTS, "funding": FUNDING_TERM,
-}  # fmt: skip
-INFO = {
-    "equity": EQUITY, "wallet": WALLET, "position": POSITION, "entry_price": ENTRY, "mark": MARK, "margin": MARGIN,
-    "liquidation_price": LIQUIDATION, "margin_ratio": MARGIN_RATIO, "leverage": LEVERAGE,
-    "contract_leverage": CONTRACT_LEVERAGE, "action": APPLIED, "order_quantity": ORDER_QUANTITY,
-    "fill_quantity": FILL_QUANTITY, "fill_price": FILL_PRICE, "market_pnl": MARKET_PNL, "fee": FEE,
-    "spread_cost": SPREAD_COST, "impact_cost": IMPACT_COST, "funding": FUNDING, "realised": REALISED,
-    "liquidated": LIQUIDATED, "liquidated_quantity": LIQUIDATED_QUANTITY, "liquidated_at": LIQUIDATED_AT,
-    "clearance": CLEARANCE, "cover": COVER, "order_code": ORDER_CODE, "end_code": END_CODE,
 }  # fmt: skip
 
 # Positions in the contract vector; the tier table follows, four numbers a row.
 (
     LOT, TICK, MINIMUM_QUANTITY, MAXIMUM_QUANTITY, MINIMUM_NOTIONAL, TAKER_FEE, CLEARANCE_FEE, BAND, SPREAD,
     IMPACT, PARTICIPATION, START_EQUITY, GIVEN_LEVERAGE, REBALANCE, RUIN, DRAWDOWN_LIMIT, GO_ON, EPISODE, LAST_ROW,
-    SHARPE_RATE, W_LOG, W_SIMPLE, W_SHARPE, W_DRAWDOWN, W_COSTS, W_FUNDING, TIERS,
-) = range(27)  # fmt: skip
+    SHARPE_RATE, LOG_START, W_LOG, W_SIMPLE, W_SHARPE, W_DRAWDOWN, W_COSTS, W_FUNDING, TIERS,
+) = range(28)  # fmt: skip
 WEIGHTS = dict(zip(TERM_COLUMNS, range(W_LOG, TIERS), strict=True))
 
 ACCOUNT_NAMES = (
@@ -121,14 +119,14 @@ ACCOUNT_FORMULAS = (
     "1 - equity / highest equity", "action applied at the last step", "(wallet - margin) / equity",
     "bars since the position was opened or flipped / 168",
 )  # fmt: skip
-HOLDING_SCALE = 168.0  # bars
+HOLDING_SCALE = 1.0 / 168.0  # per bar
 
 
 @compiled
 def reset_account(a: Floats, market: Floats, contract: Floats) -> None:
     """Give the account row ``a`` a fresh episode at the row that was drawn for it."""
     row = int(a[NEXT_START])
-    for column in range(ACTION, a.shape[0]):
+    for column in range(WALLET, a.shape[0]):
         a[column] = 0.0
     a[NEXT_START] = -1.0
     a[ROW] = a[START] = row
@@ -138,6 +136,7 @@ def reset_account(a: Floats, market: Floats, contract: Floats) -> None:
     a[END_CODE] = 0.0
     a[REWARD] = 0.0
     a[EQUITY] = a[WALLET] = a[PEAK] = contract[START_EQUITY]
+    a[LOG_EQUITY] = contract[LOG_START]
     a[MARK] = market[row, MARK_CLOSE]
 
 
@@ -178,10 +177,10 @@ def wanted_change(a: Floats, contract: Floats) -> float:
     """
     action = min(max(a[ACTION], -1.0), 1.0)
     a[APPLIED] = action
-    change = action * a[LEVERAGE] * a[EQUITY] / a[MARK] - a[POSITION]
     if action == 0.0:
-        return change
-    return change if abs(change) * a[MARK] >= contract[REBALANCE] * a[EQUITY] else 0.0
+        return -a[POSITION]
+    change = action * a[LEVERAGE] * a[EQUITY] - a[POSITION] * a[MARK]  # notional
+    return change / a[MARK] if abs(change) >= contract[REBALANCE] * a[EQUITY] else 0.0
 
 
 @compiled
@@ -314,8 +313,10 @@ def _margin_ratio(a: Floats, tiers: Floats) -> None:
 def _reward(a: Floats, equity: float, peak: float, contract: Floats) -> None:
     """Fill in the active reward terms, weighted, and their sum."""
     start = contract[START_EQUITY]
+    before = a[LOG_EQUITY]
+    a[LOG_EQUITY] = log_equity(a[EQUITY], start)
     if contract[W_LOG] != 0.0:
-        a[LOG_RETURN] = contract[W_LOG] * log_return(equity, a[EQUITY], start)
+        a[LOG_RETURN] = contract[W_LOG] * (a[LOG_EQUITY] - before)
     if contract[W_SIMPLE] != 0.0:
         a[SIMPLE_RETURN] = contract[W_SIMPLE] * (a[EQUITY] - equity) / start
     if contract[W_SHARPE] != 0.0:
@@ -357,22 +358,23 @@ def observe(a: Floats, table: NDArray[np.float32], contract: Floats, out: NDArra
     for column in range(width):
         out[column] = table[row, column]
     equity, position, mark = a[EQUITY], a[POSITION], a[MARK]
-    safe = max(equity, 1e-6 * contract[START_EQUITY])
     exposure, unrealised, distance, free = 0.0, 0.0, 1.0, 1.0
     if position != 0.0:
-        exposure = position * mark / (safe * a[LEVERAGE])
-        unrealised = position * (mark - a[ENTRY]) / safe
+        safe = max(equity, FLOOR * contract[START_EQUITY])
+        scale = 1.0 / (safe * a[LEVERAGE])  # one division serves three columns
+        exposure = position * mark * scale
+        unrealised = position * (mark - a[ENTRY]) * scale * a[LEVERAGE]
+        free = (a[WALLET] - a[MARGIN]) * scale * a[LEVERAGE]
         distance = abs(mark - a[LIQUIDATION]) / mark
-        free = (a[WALLET] - a[MARGIN]) / safe
     out[width] = min(max(exposure, -1.0), 1.0)
     out[width + 1] = min(max(unrealised, -2.0), 2.0)
     out[width + 2] = min(max(a[MARGIN_RATIO], 0.0), 1.0)
     out[width + 3] = min(distance, 1.0)
-    out[width + 4] = min(max(math.log(safe / contract[START_EQUITY]), -5.0), 5.0)
-    out[width + 5] = min(max(1.0 - equity / a[PEAK], 0.0), 1.0)
+    out[width + 4] = min(max(a[LOG_EQUITY] - contract[LOG_START], -5.0), 5.0)
+    out[width + 5] = min(max(1.0 - equity / a[PEAK], 0.0), 1.0) if equity < a[PEAK] else 0.0
     out[width + 6] = a[APPLIED]
     out[width + 7] = min(max(free, 0.0), 1.0)
-    out[width + 8] = min(a[HELD] / HOLDING_SCALE, 1.0)
+    out[width + 8] = min(a[HELD] * HOLDING_SCALE, 1.0)
 
 
 @compiled
@@ -396,7 +398,8 @@ def step(
                 ended += 1
                 if mode == MODE_SAME_STEP:
                     observe(a, table, contract, obs[1, lane])
-                    accounts[1, lane] = a
+                    for column in range(a.shape[0]):
+                        accounts[1, lane, column] = a[column]
                     reset_account(a, market, contract)
                     a[OUTCOME], a[REWARD] = accounts[1, lane, OUTCOME], accounts[1, lane, REWARD]
         observe(a, table, contract, obs[0, lane])

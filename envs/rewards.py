@@ -24,10 +24,12 @@ SMALLEST_VARIANCE = 1e-12  # below it the differential Sharpe ratio is 0 (start-
 
 
 @compiled
-def log_return(before: float, after: float, start: float) -> float:
-    """``ln(V' / V)`` with both floored at 1e-6 of the start equity, so that ruin stays finite."""
-    floor = FLOOR * start
-    return math.log(max(after, floor) / max(before, floor))
+def log_equity(equity: float, start: float) -> float:
+    """``ln V`` with V floored at 1e-6 of the start equity, so that ruin stays finite.
+
+    The log return of a step is the difference of two of these: one logarithm a step, and the sum telescopes exactly.
+    """
+    return math.log(max(equity, FLOOR * start))
 
 
 @compiled

@@ -20,21 +20,11 @@ from numpy.typing import NDArray
 from markets.bars import Bars
 from markets.errors import ActionError, ConfigError
 
-# The columns that every family's account rows begin with.
+# The columns that every family's account rows begin with. What info shows stands together: it begins with END_CODE.
 HEAD = (
-    "row",
-    "end",
-    "next_start",
-    "reset",
-    "outcome",
-    "end_code",
-    "reward",
-    "equity",
-    "leverage",
-    "cost_scale",
-    "start",
-)
-ROW, END, NEXT_START, RESET, OUTCOME, END_CODE, REWARD, EQUITY, LEVERAGE, COST_SCALE, START = range(len(HEAD))
+    "row", "end", "next_start", "reset", "outcome", "reward", "cost_scale", "start", "end_code", "equity", "leverage",
+)  # fmt: skip
+ROW, END, NEXT_START, RESET, OUTCOME, REWARD, COST_SCALE, START, END_CODE, EQUITY, LEVERAGE = range(len(HEAD))
 
 # How a call of the kernel treats the lanes.
 MODE_RESET, MODE_NEXT_STEP, MODE_SAME_STEP, MODE_DISABLED = range(4)
@@ -53,7 +43,7 @@ class Game:
         kernel: ``(market (T, M), table (T, F), contract (P,), accounts (2, N, K), obs (2, N, D), mode) -> ended``.
         columns: names of the K account columns, beginning with ``HEAD``.
         action_columns: where the host puts an action's numbers.
-        info: info key -> account column; ``flags`` are those that are truth values.
+        info: the account columns that info shows, one contiguous range; ``flags`` are those that are truth values.
         terms: reward term -> account column.
         first, last: first and last row of the split that an observation may stand on.
         episode: longest episode in bars; ``random_start`` draws where it begins.
@@ -68,7 +58,7 @@ class Game:
     contract: NDArray[np.float64]
     columns: tuple[str, ...]
     action_columns: slice
-    info: dict[str, int]
+    info: range
     flags: frozenset[str]
     terms: dict[str, int]
     names: tuple[str, ...]

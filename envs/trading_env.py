@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import operator
 from typing import Any
 
 import gymnasium as gym
@@ -71,6 +70,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self.simulation = Simulation(game, 1)
         self._full = info == "full"
         self._ended = True
+        self._in_sample = False  # of the episode: said at its beginning
         self._link()
 
     @property
@@ -96,7 +96,8 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         if self._trace is not None:
             self._trace.begin()
             self._record()
-        return self.simulation.obs[0, 0].copy(), self._info(self._account.tolist())
+        self._in_sample = bool(self._times[int(self._account[ROW])] <= self.simulation.game.fitted_until)
+        return self._observation.copy(), self._info() if self._full else {}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Trade one bar; see :meth:`gymnasium.Env.step`.
@@ -108,20 +109,14 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         if self._ended:
             raise ResetNeeded("the episode has ended: call reset() before step()")
         self._set_action(action)
-        simulation = self.simulation
-        simulation.run(MODE_DISABLED)
-        values = self._account.tolist()
-        outcome = values[OUTCOME]
+        self._kernel(*self._arguments, MODE_DISABLED)
+        account = self._account
+        outcome, reward = account.item(OUTCOME), account.item(REWARD)
         self._ended = outcome != RUNNING
         if self._trace is not None:
             self._record()
-        return (
-            simulation.obs[0, 0].copy(),
-            values[REWARD],
-            outcome == TERMINATED,
-            outcome == TRUNCATED,
-            self._info(values),
-        )
+        info = self._info() if self._full else {}
+        return self._observation.copy(), reward, outcome == TERMINATED, outcome == TRUNCATED, info
 
     def render(self) -> NDArray[np.uint8] | None:
         """Draw price, position and equity of the last bars: ``(H, W, 3)`` uint8, None without a render mode.
@@ -136,50 +131,62 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
 
     def _record(self) -> None:
         assert self._trace is not None
-        info = self.simulation.game.info
-        price, position, equity = (float(self._account[info[name]]) for name in ("mark", "position", "equity"))
+        names = self.simulation.game.columns
+        price, position, equity = (float(self._account[names.index(name)]) for name in ("mark", "position", "equity"))
         self._trace.add(self._times[int(self._account[ROW])], price, position, equity)
 
     def _set_action(self, action: Any) -> None:
+        if type(action) is np.ndarray and action.shape == self._shape == (1,):  # what a policy sends, every bar
+            number = action.item()
+            if type(number) is float and math.isfinite(number):
+                self._action[0] = number
+                return
         value = as_numbers(action)
         if value.size != self._action.size or value.ndim > 1:
             raise ActionError(f"action has shape {value.shape}, expected {self.action_space.shape}")
-        for number in value.flat:
-            if not math.isfinite(number):
-                raise ActionError(f"action is {action!r}; actions are finite numbers")
+        if not np.isfinite(value).all():
+            raise ActionError(f"action is {action!r}; actions are finite numbers")
         self._action[:] = value
 
-    def _info(self, values: list[float]) -> dict[str, Any]:
-        if not self._full:
-            return {}
-        info: dict[str, Any] = dict(zip(self._keys, self._pick(values), strict=True))
+    def _info(self) -> dict[str, Any]:
+        info = self._blank.copy()  # of its final size, which spares the dictionary its growth
+        info.update(zip(self._blank, self._shown.tolist(), strict=False))
         for key in self._flags:
-            info[key] = bool(info[key])
-        row = int(values[ROW])
+            info[key] = info[key] != 0.0
+        account = self._account
+        row = int(account.item(ROW))
         info["time"] = self._times[row]
-        info["in_sample"] = bool(self._times[int(values[START])] <= self._fitted_until)
-        info["reward_terms"] = {name: values[column] for name, column in self._terms}
+        info["in_sample"] = self._in_sample
+        info["reward_terms"] = {name: account.item(column) for name, column in self._terms}
         if self._labels is not None:
-            info["label"] = int(self._labels[row])
-        if values[OUTCOME]:
-            info["ended_by"] = END_CODES[int(values[END_CODE])]
+            info["label"] = self._labels.item(row)
+        if self._ended:
+            info["ended_by"] = END_CODES[int(account.item(END_CODE))]
         return info
 
     def _link(self) -> None:
         """Bind what ``step`` needs; done again after a copy, since copied views would write to nowhere."""
         game = self.simulation.game
-        self._account = self.simulation.accounts[0, 0]
+        simulation = self.simulation
+        self._kernel = game.kernel
+        self._arguments = (game.market, game.table, game.contract, simulation.accounts, simulation.obs)
+        self._observation = simulation.obs[0, 0]
+        self._account = simulation.accounts[0, 0]
         self._action = self._account[game.action_columns]
-        self._keys = tuple(game.info)
-        self._pick = operator.itemgetter(*game.info.values())
+        self._shape = self._action.shape
+        self._shown = self._account[game.info.start : game.info.stop]
+        more = ("time", "in_sample", "reward_terms") + (() if game.bars.labels is None else ("label",))
+        self._blank: dict[str, Any] = dict.fromkeys((*game.columns[game.info.start : game.info.stop], *more))
         self._flags = tuple(game.flags)
         self._times = game.bars.close_time
         self._labels = game.bars.labels
         self._terms = tuple(game.terms.items())
-        self._fitted_until = game.fitted_until
 
     def __getstate__(self) -> dict[str, Any]:
-        linked = ("_account", "_action", "_keys", "_pick", "_flags", "_times", "_labels", "_terms", "_fitted_until")
+        linked = (
+            "_kernel", "_arguments", "_observation", "_account", "_action", "_shape", "_shown", "_blank", "_flags",
+            "_times", "_labels", "_terms",
+        )  # fmt: skip
         return {key: value for key, value in self.__dict__.items() if key not in linked}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -272,7 +279,7 @@ class TradingVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], Any, NDArray[An
             return {}
         game = self.simulation.game
         values = self.simulation.accounts[rows].copy()  # one copy; the arrays handed out are its columns
-        info: dict[str, Any] = {key: values[:, column] for key, column in game.info.items()}
+        info: dict[str, Any] = {game.columns[column]: values[:, column] for column in game.info}
         for key in game.flags:
             info[key] = info[key] != 0.0
         bars = values[:, ROW].astype(np.int64)

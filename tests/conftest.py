@@ -13,6 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# One thread, here and in processes that tests start: threads that wait for each other cost minutes on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture
 def fresh_games(monkeypatch: pytest.MonkeyPatch) -> None:

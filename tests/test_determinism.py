@@ -7,6 +7,9 @@ from collections.abc import Callable
 import pytest
 
 import envs
+from envs.simulation import EQUITY
+
+FAULT = f"env.unwrapped.simulation.accounts[0, 0, {EQUITY}] *= "
 
 STEPS = 1_000
 SMALL = "synthetic:crypto?seed=1&interval=1h&bars=4000"
@@ -79,7 +82,7 @@ def test_without_the_compiler_the_same_bytes_come_out(
 def test_mutant_a_number_that_hangs_on_the_compiler_is_found(
     reference: dict[str, str], run_python: Callable[..., str]
 ) -> None:
-    fault = "import numba; env.unwrapped.simulation.accounts[0, 0, 7] *= 1.0 + 1e-15 * numba.config.DISABLE_JIT"
+    fault = "import numba; " + FAULT + "1.0 + 1e-15 * numba.config.DISABLE_JIT"
     assert trajectories(run_python, inside=fault) == first(reference, run_python)
     assert trajectories(run_python, inside=fault, NUMBA_DISABLE_JIT="1") != first(reference, run_python)
 
@@ -103,8 +106,8 @@ def test_another_seed_gives_other_bytes(reference: dict[str, str], run_python: C
 @pytest.mark.parametrize(
     "fault",
     [
-        "env.unwrapped.simulation.accounts[0, 0, 7] *= 1.0 + 1e-15 * (hash('fee') % 7)",  # depends on the hash seed
-        "env.unwrapped.simulation.accounts[0, 0, 7] *= 1.0 + 1e-15 * int(np.random.default_rng().integers(1, 9))",
+        FAULT + "1.0 + 1e-15 * (hash('fee') % 7)",  # depends on the hash seed
+        FAULT + "1.0 + 1e-15 * int(np.random.default_rng().integers(1, 9))",
     ],
 )
 def test_mutant_a_number_that_hangs_on_the_process_is_found(

@@ -910,7 +910,7 @@ def test_rewards_of_an_episode_telescope_to_its_return() -> None:
 
 
 def test_mutant_a_return_of_the_wrong_base_does_not_telescope() -> None:
-    fault = mutant(("log_return(equity, a[EQUITY], start)", "log_return(start, a[EQUITY], start)"))
+    fault = mutant(("(a[LOG_EQUITY] - before)", "(a[LOG_EQUITY] - contract[LOG_START])"))
     total, first, last = telescoped("log_return", fault)
     assert total != pytest.approx(math.log(last / first), rel=1e-9)
 

@@ -896,6 +896,8 @@ def draw(name: str, rng: np.random.Generator) -> Any:
         return BTC if rng.random() < 0.5 else SOL
     if name in ("side",):
         return float(rng.choice([-1.0, 1.0]))
+    if name in ("equity", "start"):
+        return float(rng.choice([0.0, 1e-9, 1.0]) * rng.uniform(1e3, 1e5) + (name == "start"))
     if name in ("leverage", "hours_to_funding", "interval_hours"):
         return float(rng.uniform(1.0, 125.0))
     if name in ("step", "tick", "smallest"):

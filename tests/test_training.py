@@ -143,7 +143,7 @@ def test_costs_of_a_rollout_include_the_bars_in_which_an_account_ended(
     from envs import perp_kernel as kernel
 
     tags, rows = rollout_tags(monkeypatch, tmp_path, arguments={"bars": BARS, "episode_bars": 4})
-    equity = np.maximum(rows[:, :, 7], 1e-9)
+    equity = np.maximum(rows[:, :, kernel.EQUITY], 1e-9)
     columns = [kernel.FEE, kernel.SPREAD_COST, kernel.IMPACT_COST, kernel.CLEARANCE]
     assert tags["account/costs"] == [pytest.approx(float((rows[:, :, columns].sum(axis=2) / equity).mean()), rel=1e-5)]
 
