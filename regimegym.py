@@ -18,10 +18,11 @@ __version__ = "0.1.0"
 
 PACKAGES = ("markets", "encoders", "envs", "agents", "scripts")
 VERBS = {
-    "demo": "train and evaluate on a synthetic market, about two minutes",
+    "demo": "train and evaluate on a synthetic market, one to three minutes",
     "train": "train an agent on bars and save it",
     "evaluate": "walk saved agents and every baseline through a split",
     "envs": "list the registered environments and their columns",
+    "benchmark": "measure speed as CPU-time ratios against reference loops",
 }
 
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in VERBS:
         sys.stderr.write(f"regimegym: {unknown('verb', words[0], VERBS)}\n")
         return 2
-    script = importlib.import_module(f"scripts.{words[0]}")
+    script = importlib.import_module(f"scripts.{words[0].replace('-', '_')}")
     command = argparse.ArgumentParser(prog=f"regimegym {words[0]}", description=script.__doc__)
     script.add_arguments(command)
     options = command.parse_args(words[1:])

@@ -117,7 +117,7 @@ def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
     Raises:
         ArtefactError: a member is missing, altered, of another format or does not fit; the member is named.
     """
-    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    file = Path(path) if Path(path).suffix == ".zip" else Path(path) / FILE
     members = _read(file)
     with _naming(file, "manifest.json"):
         manifest = json.loads(members["manifest.json"])

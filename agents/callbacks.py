@@ -94,11 +94,14 @@ class ValidationChoice(BaseCallback):
 
     Args:
         evaluate: policy -> scores; must hold ``score``. A score that is not a number is never best.
-        every: steps between evaluations.
+        every: steps between evaluations. ``keep`` is called after each new best.
     """
 
-    def __init__(self, evaluate: Callable[[Any], dict[str, float]], every: int) -> None:
+    def __init__(
+        self, evaluate: Callable[[Any], dict[str, float]], every: int, keep: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__()
+        self._keep = keep
         self._evaluate = evaluate
         self._every = every
         self._next = every
@@ -124,6 +127,7 @@ class ValidationChoice(BaseCallback):
         if np.isfinite(scores["score"]) and scores["score"] > self.best_score:
             self.best_score, self.best_steps = scores["score"], self.num_timesteps
             self.best_state = {k: v.detach().clone() for k, v in self.model.policy.state_dict().items()}
+            self._keep()
 
 
 class Progress(BaseCallback):
@@ -136,7 +140,7 @@ class Progress(BaseCallback):
         self._enabled = enabled
 
     def _on_training_start(self) -> None:
-        self._bar = tqdm(total=self._total, unit="step", unit_scale=True, disable=not self._enabled)
+        self._bar = tqdm(total=self._total, unit="step", unit_scale=True, disable=None if self._enabled else True)
 
     def _on_step(self) -> bool:
         self._bar.update(self.num_timesteps - self._bar.n if self._enabled else 0)

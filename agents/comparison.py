@@ -45,6 +45,8 @@ def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: b
     merged |= {name: rows[name] for name in named}
     return {
         **result,
+        "env": first.manifest["env"],
+        "arguments": {**first.manifest["arguments"], **changes},
         "table": merged,
         "baselines": list(BASELINES),
         "agents": {n: str(p) for n, p in zip(named, paths, strict=True)},

@@ -155,7 +155,7 @@ def evaluate(
     steps = min(game.last - game.first, game.episode)
     walks: dict[str, Walk] = {}
     with tqdm(
-        total=steps * len(players), unit="bar", unit_scale=True, disable=quiet, desc=f"evaluate {config.split}"
+        total=steps * len(players), unit="bar", unit_scale=True, disable=quiet or None, desc=f"evaluate {config.split}"
     ) as bar:
         for name, agent in players.items():
             walks[name] = walk(agent, games.get(name, game), COST_SCALES, bar.update)

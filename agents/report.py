@@ -16,6 +16,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
+NARROW = (0, 1, 2, 3, 4, 5, 9)  # of COLUMNS, where a terminal has no room for all
+
+
 def table(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Return the rows of the report as text, one per agent, in the order of ``COLUMNS``."""
     return [[name, *_cells(row)] for name, row in rows.items()]
@@ -30,7 +33,10 @@ def markdown(evaluation: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]
 
 def notes(evaluation: Mapping[str, Any]) -> list[str]:
     """Return the sentences that belong under the table."""
+    arguments = evaluation.get("arguments", {})
+    game = ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "bars")
     sentences = [
+        *([f"`{evaluation['env']}` with {game or 'default arguments'}."] if "env" in evaluation else []),
         f"Split `{evaluation['split']}` of `{evaluation['source']}`, {evaluation['first'][:16]} to "
         f"{evaluation['last'][:16]} UTC.",
         f"Returns per bar, annualised with {evaluation['periods_per_year']:.0f} bars a year; after a termination the "
@@ -38,6 +44,7 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
         "Intervals of single agents: stationary bootstrap of the walk (mean block one week, 2,000 draws); of rows over "
         "several runs: interquartile mean with a percentile bootstrap over runs, silent on other periods.",
         "Buy-and-hold, always-short and volatility-targeted long are unlevered (leverage 1, fully margined).",
+        "Orders follow equity, so that costs move later fills too: a walk at higher costs can end higher.",
         "Money in the quote currency. Break-even: the multiple of fee, spread and impact at which the return is 0.",
     ]
     if evaluation["split"] == "test":

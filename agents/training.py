@@ -93,12 +93,17 @@ def train(config: TrainingConfig) -> Path:
     )
     env = NativeVecEnv(vector, REWARD_SCALE)
     model = build_model(config.algo, env, config.seed, config.device, str(config.out / "tensorboard"), config.settings)
-    choice = ValidationChoice(_validation(family, arguments), max(config.steps // max(config.evaluations, 1), 1))
+    started = time.perf_counter()
+
+    def keep() -> None:  # a killed run leaves the best agent so far
+        _save(config, family, arguments, model, choice, time.perf_counter() - started)
+
+    every = max(config.steps // max(config.evaluations, 1), 1)
+    choice = ValidationChoice(_validation(family, arguments), every, keep)
     callbacks: list[BaseCallback] = [AccountTags(), Progress(config.steps, not config.quiet)]
     if config.evaluations:
         callbacks.append(choice)
     interrupted: KeyboardInterrupt | None = None
-    started = time.perf_counter()
     _log.info(
         "training %s on %s, seed %d, %d lanes, %d steps, %s",
         config.algo,
@@ -118,6 +123,8 @@ def train(config: TrainingConfig) -> Path:
     seconds = time.perf_counter() - started
     path = _save(config, family, arguments, model, choice, seconds)
     env.close()
+    if choice.best_state is not None:
+        _log.info("chosen on validation: the weights after %d steps, Sharpe %.2f", choice.best_steps, choice.best_score)
     _log.info("saved %s after %.0f s (%.0f steps/s)", path, seconds, model.num_timesteps / seconds)
     if interrupted is not None:
         raise interrupted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from markets import features, sources
 from markets.bars import Bars
 from markets.contracts import PerpetualContract, contract_for
 from markets.errors import ConfigError, DataError, InSampleError, unknown
+from markets.table import CausalTable
 from markets.windows import Floats, window_mean
 
 DEFAULT_BARS = "synthetic:crypto?seed=0&interval=1h&bars=40000"
@@ -97,7 +99,8 @@ class PerpFuturesConfig:
             ("scaler", (str, features.FeatureScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be text")
+                hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""
+                raise ConfigError(f"{name} must be text, not {type(getattr(self, name)).__name__}{hint}")
         for name in ("allow_in_sample", "continue_after_liquidation"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
@@ -197,17 +200,9 @@ class PerpFutures:
         return _game(config)
 
 
-def scaler_for(config: PerpFuturesConfig) -> features.FeatureScaler:
-    """Return the feature scaler that an env of this configuration observes through."""
-    bars = _bars(config)
-    return _scaler(config, bars, _raw(bars))
-
-
 def _game(config: PerpFuturesConfig) -> Game:
     bars = _bars(config)
-    values = _raw(bars)
-    scaler = _scaler(config, bars, values)
-    table = features.table(bars, scaler, values)
+    scaler, table = _features(config, bars)
     market, warm = _market(bars)
     first, stop = split_rows(bars, config.split, config.train_end, config.validation_end)
     first, last = max(first, warm, table.valid_from), stop - 1
@@ -258,28 +253,43 @@ def _bars(config: PerpFuturesConfig) -> Bars:
     return bars
 
 
-_raw_cache: dict[str, Floats] = {}
+_cache: dict[tuple[str, ...], Any] = {}  # scalers and tables of the last few markets, shared by splits and lanes
+CACHED = 8
 
 
-def _raw(bars: Bars) -> Floats:
-    """Features in their own units, once per set of bars: splits, lanes and environments share them."""
-    if bars.hash not in _raw_cache:
-        if len(_raw_cache) >= 4:
-            _raw_cache.pop(next(iter(_raw_cache)))
-        _raw_cache[bars.hash] = features.raw(bars)
-    return _raw_cache[bars.hash]
+def _features(config: PerpFuturesConfig, bars: Bars) -> tuple[features.FeatureScaler, CausalTable]:
+    """Return the scaler and the served table; the raw features, four times as large, are not kept."""
+    scaler = _given_scaler(config)
+    values: list[Floats] = []
+
+    def raw() -> Floats:
+        if not values:
+            values.append(features.raw(bars))
+        return values[0]
+
+    if scaler is None:
+        _, stop = split_rows(bars, "train", config.train_end, config.validation_end)
+        scaler = _kept((bars.hash, str(stop)), lambda: features.FeatureScaler.fit(bars, raw(), stop))
+    fitted = scaler
+    return fitted, _kept((bars.hash, fitted.hash), lambda: features.table(bars, fitted, raw()))
 
 
-def _scaler(config: PerpFuturesConfig, bars: Bars, values: Floats) -> features.FeatureScaler:
-    if isinstance(config.scaler, features.FeatureScaler):
+def _kept(key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+    if key not in _cache:
+        value = make()
+        while len(_cache) >= CACHED:
+            _cache.pop(next(iter(_cache)))
+        _cache[key] = value
+    return _cache[key]
+
+
+def _given_scaler(config: PerpFuturesConfig) -> features.FeatureScaler | None:
+    if config.scaler is None or isinstance(config.scaler, features.FeatureScaler):
         return config.scaler
-    if config.scaler is not None:
-        try:
-            return features.FeatureScaler.from_json(json.loads(Path(config.scaler).read_text()))
-        except (OSError, json.JSONDecodeError) as error:
-            raise ConfigError(f"scaler={config.scaler!r} cannot be read: {error}") from error
-    _, stop = split_rows(bars, "train", config.train_end, config.validation_end)
-    return features.FeatureScaler.fit(bars, values, stop)
+    try:
+        return features.FeatureScaler.from_json(json.loads(Path(config.scaler).read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"scaler={config.scaler!r} cannot be read: {error}") from error
 
 
 def _market(bars: Bars) -> tuple[Floats, int]:

@@ -126,7 +126,8 @@ class Bars:
 
     def __repr__(self) -> str:
         names = ",".join(self.symbols)
-        return f"Bars({names}, {len(self)} x {self.interval}, {self.time[0]}..{self.time[-1]}, {self.source})"
+        first, last = (np.datetime_as_string(time, "m") for time in (self.time[0], self.close_time[-1]))
+        return f"Bars({names}, {len(self)} x {pd.Timedelta(self.interval)}, {first} to {last}, {self.source})"
 
     @cached_property
     def close_time(self) -> Times:
@@ -240,7 +241,10 @@ def _check(bars: Bars) -> None:
         if value.shape != shape or value.dtype != np.float64:
             raise DataError(f"column {name!r} is {value.dtype} {value.shape}, expected float64 {shape}")
         _first(bars, name, ~np.isfinite(value), "is not finite")
-        _first(bars, name, value < 0 if name == "volume" else value <= 0, "is not positive")
+        if name == "volume":
+            _first(bars, name, value < 0, "is negative")
+        else:
+            _first(bars, name, value <= 0, "is not positive")
     if sum(name in bars.columns for name in MARKS) not in (0, 4):
         raise DataError(f"mark prices need all of {', '.join(MARKS)}")
     for prefix in ("", "mark_") if "mark_open" in bars.columns else ("",):

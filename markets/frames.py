@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TIME_NAMES = ("timestamp", "time", "date", "datetime", "open_time", "opentime")
 RATE_NAMES = ("funding_rate", "fundingrate", "rate")
 STAMPS = ("open", "close")
+SECOND, MILLISECOND = np.timedelta64(1, "s"), np.timedelta64(1, "ms")
 
 
 def bars_from_frame(
@@ -33,13 +34,26 @@ def bars_from_frame(
     source: str,
 ) -> Bars:
     """Build :class:`~markets.bars.Bars` from one asset's table; see ``Bars.from_frame``."""
+    if not isinstance(frame, pd.DataFrame):
+        raise ConfigError(
+            f"from_frame takes a DataFrame, not {type(frame).__name__}; files are read by load_bars('csv:..')"
+        )
     if stamp not in STAMPS:
         raise unknown("stamp", stamp, STAMPS)
     if len(frame) < 2:
         raise DataError(f"{len(frame)} rows: at least 2 bars are needed")
     names = _names(frame)
     times = _times(frame, names, TIME_NAMES)
-    length = as_interval(interval) if interval else _most_frequent_step(times)
+    if (
+        times - times.astype("datetime64[s]") == SECOND - MILLISECOND
+    ).mean() > 0.5:  # venues write 00:59:59.999 for the end of an hour
+        if stamp != "close":
+            raise DataError(f"column 'time', row 0 ({times[0]}): ends in .999, a closing time: pass stamp=close")
+        times = times + MILLISECOND
+    usual = _most_frequent_step(times)
+    length = as_interval(interval) if interval else usual
+    if length < usual:
+        raise ConfigError(f"interval={interval!r} is shorter than the usual step between rows, {pd.Timedelta(usual)}")
     if stamp == "close":
         times = times - length
     keep = _kept(times, length, start, end)
@@ -47,7 +61,7 @@ def bars_from_frame(
     if missing:
         raise DataError(
             f"column {missing[0]!r} is missing; the columns are {', '.join(map(str, frame.columns))}. "
-            "Use rename=old:new to name one"
+            "Rename yours, in a file's specification with rename=old:new"
         )
     present = [*PRICES, "volume", *(name for name in MARKS if name in names)]
     columns: dict[str, Any] = {name: numbers(frame.loc[keep, names[name]], name)[:, None] for name in present}
@@ -78,7 +92,7 @@ def _times(frame: pd.DataFrame, names: dict[str, Any], candidates: tuple[str, ..
         return read_times(frame.index.to_series(), "index")
     raise DataError(
         f"no time column: expected a DatetimeIndex or one of {', '.join(candidates)}; the columns are "
-        f"{', '.join(map(str, frame.columns))}. Use rename=old:timestamp to name one"
+        f"{', '.join(map(str, frame.columns))}. Rename yours, in a file's specification with rename=old:timestamp"
     )
 
 
@@ -114,7 +128,7 @@ def _names(frame: pd.DataFrame) -> dict[str, Any]:
     """
     names: dict[str, Any] = {}
     for column in frame.columns:
-        name = str(column).strip().lower()
+        name = str(column).strip().lower().replace(" ", "_")
         if name in names:
             raise DataError(f"column {name!r} is there twice ({names[name]!r} and {column!r}): drop or rename one")
         names[name] = column
@@ -130,7 +144,7 @@ def _most_frequent_step(times: Times) -> np.timedelta64:
     positive = steps > np.timedelta64(0)
     if not positive.any():
         raise DataError(
-            "column 'time': no row is later than the one before, so the bar length is unknown; pass interval="
+            f"column 'time', row 1 ({times[1]}): no row is later than the one before: sort the rows by time"
         )
     return np.timedelta64(steps[positive][counts[positive].argmax()], "ns")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from dataclasses import fields
 
@@ -29,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
         if options.arguments:
             for item in fields(kind.config):
                 write(f"    {item.name} = {item.default!r}\n")
+            write(f"\n{inspect.getdoc(kind.config)}\n\n")
         if options.columns:
             write("\n| column | formula | unit | served | bounds | look-back |\n|---|---|---|---|---|---|\n")
             for row in kind.columns():

@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
     if options.bars is not None:
         changes["bars"] = options.bars
     result = compare(options.agents, options.split, changes, quiet=options.quiet)
-    out = options.out or options.agents[0]
+    first = options.agents[0]
+    out = options.out or (first.parent if first.is_file() else first)
     out.mkdir(parents=True, exist_ok=True)
     name = f"evaluation-{options.split}"
     content = {key: value for key, value in result.items() if key != "walks"}
@@ -65,10 +66,11 @@ def show(result: dict[str, Any]) -> None:
 
     from agents import report
 
-    view = Table(*report.COLUMNS, show_lines=False)
-    for cells in report.table(result["table"]):
-        view.add_row(*cells)
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
+    places = range(len(report.COLUMNS)) if console.width >= 190 else report.NARROW
+    view = Table(*(report.COLUMNS[place] for place in places), show_lines=False)
+    for cells in report.table(result["table"]):
+        view.add_row(*(cells[place] for place in places))
     console.print(view)
     for sentence in report.notes(result):
         console.print(sentence, style="dim")

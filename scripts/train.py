@@ -6,7 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from scripts.arguments import add_env_arguments, pairs, run_log
+from markets.errors import ConfigError
+from scripts.arguments import add_env_arguments, pairs, run_log, terminable, whole
 
 _log = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--algo", required=True, metavar="NAME", help="ppo or a2c")
     parser.add_argument("--bars", metavar="SPEC", help="kind:path?key=value; the synthetic market without")
     parser.add_argument(
-        "--steps", type=int, default=1_000_000, help="environment steps over all lanes (default 1,000,000)"
+        "--steps", type=whole, default=1_000_000, help="environment steps over all lanes (default 1,000,000)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -28,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lanes", type=int, default=0, help="parallel accounts (default: the algorithm's)")
     parser.add_argument("--evaluations", type=int, default=10, help="how often the validation split is scored")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="torch threads; more than one helps only on an idle machine"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the agent that --out holds")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -54,14 +58,12 @@ def run(options: argparse.Namespace) -> int:
         quiet=options.quiet,
     )
     resolve(config.env, config.arguments)  # name errors before anything is written
-    with run_log(options.out, "training") as log:
+    if (options.out / "agent.zip").exists() and not options.overwrite:
+        raise ConfigError(f"--out {options.out} holds an agent already: choose another folder or pass --overwrite")
+    with run_log(options.out, "training") as log, terminable():
         _log.info("log file: %s", log)
-        _log.info("%s", describe(config))
-        try:
-            train(config)
-        except KeyboardInterrupt:
-            _log.warning("the agent as it was is in %s", options.out / "agent.zip")
-            raise
+        _log.info("%s", ", ".join(f"{key}={value}" for key, value in describe(config).items()))
+        train(config)
     _log.info("evaluate it with: regimegym evaluate %s", options.out)
     _log.info("watch it with:    tensorboard --logdir %s", options.out / "tensorboard")
     return 0

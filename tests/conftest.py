@@ -24,7 +24,7 @@ def fresh_games(monkeypatch: pytest.MonkeyPatch) -> None:
     import envs.perp_futures
 
     monkeypatch.setattr(envs.make, "_games", OrderedDict())
-    monkeypatch.setattr(envs.perp_futures, "_raw_cache", {})
+    monkeypatch.setattr(envs.perp_futures, "_cache", {})
 
 
 @pytest.fixture

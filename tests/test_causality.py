@@ -237,10 +237,12 @@ def test_mutant_a_feature_that_is_one_bar_early_is_found(monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("fresh_games")
 def test_mutant_a_scaler_fitted_on_the_full_range_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(config: Any, bars: Bars, values: Floats) -> FeatureScaler:
-        return replace(FeatureScaler.fit(bars, values, len(bars)), train_end=bars.close_time[TRAIN])
+    fit = FeatureScaler.fit
 
-    monkeypatch.setattr(perp_futures, "_scaler", full)
+    def full(bars: Bars, values: Floats, stop: int) -> FeatureScaler:
+        return replace(fit(bars, values, len(bars)), train_end=bars.close_time[TRAIN])
+
+    monkeypatch.setattr(FeatureScaler, "fit", full)
     found = leaks(dated, VALIDATION + 10, draw_rows(VALIDATION + 12, LAST, 3), ("noise", "cut"))
     assert any("observation" in leak for leak in found)
 

@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 import pandas as pd
 
 from markets.bars import Bars
-from markets.errors import ConfigError, DataError, require
+from markets.errors import ConfigError, DataError, require, unknown
 from markets.sources import find, reject_unknown
 
 OPTIONS = ("funding", "symbol", "interval", "stamp", "start", "end", "market", "rename")
@@ -28,8 +28,12 @@ def _load(kind: str, path: str, options: dict[str, str], specification: str) -> 
     reject_unknown(options, OPTIONS, kind)
     renames = _renames(options.pop("rename", ""))
     funding = options.pop("funding", None)
+    raw = _read(find(path), kind)
+    for name in renames:
+        if name not in raw.columns:
+            raise unknown("column to rename", name, raw.columns)
     table = None if funding is None else _read(find(funding)).rename(columns=renames)
-    frame = _read(find(path), kind).rename(columns=renames)
+    frame = raw.rename(columns=renames)
     return Bars.from_frame(frame, funding=table, source=specification, **options)
 
 
