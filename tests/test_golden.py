@@ -1,0 +1,76 @@
+"""Golden numbers: a change that alters a trajectory must bump the version of the id.
+
+Numbers instead of a hash: numpy's logarithm differs in its last bit between processors, and a version should not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import envs
+
+# Per id: equity after every 100th step, and the mean of all observations. If yours differ, either a bug crept in, or
+# the game changed: then the id needs a new version. `python tests/test_golden.py` prints them.
+GOLDEN: dict[str, tuple[list[float], float]] = {
+    "PerpFutures-v0": (
+        [
+            9469.175524281682,
+            8093.3074116950775,
+            7180.08530831132,
+            6450.175547845331,
+            6064.935642278355,
+            9167.78961495608,
+            8154.474826998758,
+            6858.1785739165925,
+            7256.259009542887,
+            6292.763771428516,
+        ],
+        0.018153022451560242,
+    ),
+}
+STEPS, EVERY = 1_000, 100
+
+
+def trajectory(env_id: str, **arguments: Any) -> tuple[list[float], float]:
+    """Seeded random play on the default market: equity at intervals, mean observation."""
+    env = gym.make(env_id, **arguments)
+    observation, _ = env.reset(seed=7)
+    generator = np.random.default_rng(7)
+    low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
+    equities, total = [], 0.0
+    for step in range(1, STEPS + 1):
+        action = generator.uniform(low, high).astype(np.float32)
+        observation, _, terminated, truncated, info = env.step(action)
+        total += float(observation.mean(dtype=np.float64))
+        if step % EVERY == 0:
+            equities.append(info["equity"])
+        if terminated or truncated:
+            observation, _ = env.reset()
+    return equities, total / STEPS
+
+
+def check(env_id: str, **arguments: Any) -> None:
+    """Compare with the golden numbers of the id."""
+    equities, mean = trajectory(env_id, **arguments)
+    assert equities == pytest.approx(GOLDEN[env_id][0], rel=1e-9), "the game changed: bump the id's version"
+    assert mean == pytest.approx(GOLDEN[env_id][1], rel=1e-7), "an observation changed: bump the id's version"
+
+
+@pytest.mark.parametrize("env_id", envs.ids())
+def test_the_trajectory_of_every_id_is_the_one_its_version_stands_for(env_id: str) -> None:
+    check(env_id)
+
+
+@pytest.mark.parametrize("env_id", envs.ids())
+def test_mutant_a_fee_that_is_a_millionth_higher_is_another_trajectory(env_id: str) -> None:
+    with pytest.raises(AssertionError, match="bump the id's version"):
+        check(env_id, cost_scale=1.000001)
+
+
+if __name__ == "__main__":
+    for name in envs.ids():
+        print(name, trajectory(name))
