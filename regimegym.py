@@ -22,6 +22,7 @@ VERBS = {
     "train": "train an agent on bars and save it",
     "evaluate": "walk saved agents and every baseline through a split",
     "envs": "list the registered environments and their columns",
+    "data-doctor": "find (and with --fix repair) defects of a candle file",
     "benchmark": "measure speed as CPU-time ratios against reference loops",
 }
 

@@ -42,7 +42,7 @@ def bars_from_frame(
         raise unknown("stamp", stamp, STAMPS)
     if len(frame) < 2:
         raise DataError(f"{len(frame)} rows: at least 2 bars are needed")
-    names = _names(frame)
+    names = column_names(frame)
     times = _times(frame, names, TIME_NAMES)
     if (
         times - times.astype("datetime64[s]") == SECOND - MILLISECOND
@@ -120,7 +120,7 @@ def read_times(column: pd.Series, name: str) -> Times:
         raise DataError(f"column {name!r}: {error}") from error
 
 
-def _names(frame: pd.DataFrame) -> dict[str, Any]:
+def column_names(frame: pd.DataFrame) -> dict[str, Any]:
     """Map lower-case names to columns.
 
     Raises:
@@ -166,7 +166,7 @@ def _funding(frame: pd.DataFrame | None, times: Times, length: np.timedelta64) -
     """Read funding events within the bars; venues stamp them a few milliseconds late, so seconds are dropped."""
     if frame is None:
         return np.empty(0, "datetime64[ns]"), np.empty((0, 1))
-    names = _names(frame)
+    names = column_names(frame)
     column = next((names[name] for name in RATE_NAMES if name in names), None)
     if column is None:
         raise DataError(

@@ -26,18 +26,18 @@ def load_csv(path: str, options: dict[str, str], specification: str) -> Bars:
 
 def _load(kind: str, path: str, options: dict[str, str], specification: str) -> Bars:
     reject_unknown(options, OPTIONS, kind)
-    renames = _renames(options.pop("rename", ""))
+    renames = read_renames(options.pop("rename", ""))
     funding = options.pop("funding", None)
-    raw = _read(find(path), kind)
+    raw = read_table(find(path), kind)
     for name in renames:
         if name not in raw.columns:
             raise unknown("column to rename", name, raw.columns)
-    table = None if funding is None else _read(find(funding)).rename(columns=renames)
+    table = None if funding is None else read_table(find(funding)).rename(columns=renames)
     frame = raw.rename(columns=renames)
     return Bars.from_frame(frame, funding=table, source=specification, **options)
 
 
-def _read(file: Path, kind: str | None = None) -> pd.DataFrame:
+def read_table(file: Path, kind: str | None = None) -> pd.DataFrame:
     """Read a table; without a kind (a funding file) the ending decides."""
     kind = kind or ("parquet" if file.suffix in (".parquet", ".pq") else "csv")
     if kind == "parquet":
@@ -48,7 +48,7 @@ def _read(file: Path, kind: str | None = None) -> pd.DataFrame:
         raise DataError(f"{file} cannot be read as {kind}: {error}") from error
 
 
-def _renames(text: str) -> dict[str, str]:
+def read_renames(text: str) -> dict[str, str]:
     """Read ``old:new,old2:new2``."""
     pairs = [part.rsplit(":", 1) for part in text.split(",") if part]
     if any(len(pair) != 2 for pair in pairs):

@@ -1,0 +1,102 @@
+"""Find the defects of a candle file before it is used, and with --fix write a repaired copy.
+
+Exit status: 0 without errors (there may be warnings), 1 where an error remains, 2 where the file cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from markets.doctor import Finding, diagnose, treat
+from markets.errors import ConfigError, require
+from markets.frames import STAMPS
+from markets.sources import find
+from markets.sources.files import read_renames, read_table
+
+ENDINGS = (".csv", ".csv.gz", ".parquet", ".pq")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("file", metavar="FILE", help="candles: .csv, .csv.gz or .parquet, also in REGIMEGYM_DATA")
+    parser.add_argument("--funding", metavar="FILE", help="funding events to look at as well")
+    parser.add_argument("--interval", metavar="LENGTH", help="bar length such as 1h (default: the most frequent step)")
+    parser.add_argument("--stamp", choices=STAMPS, default="open", help="what the time of a row is (default: open)")
+    parser.add_argument("--rename", default="", metavar="OLD:NEW", help="columns to rename, separated by commas")
+    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a repaired file; never over an existing one")
+    parser.add_argument("--now", metavar="TIME", help="when the file was made (UTC, default: now); later bars are open")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Diagnose, repair if asked, and report."""
+    if options.fix is not None:
+        _check_target(options.fix)
+    renames = read_renames(options.rename)
+    place = find(options.file)
+    frame = read_table(place).rename(columns=renames)
+    funding = None if options.funding is None else read_table(find(options.funding)).rename(columns=renames)
+    how = {"interval": options.interval, "now": options.now, "stamp": options.stamp, "funding": funding}
+    findings = diagnose(frame, **how)
+    report: dict[str, Any] = {"file": str(place), "rows": len(frame), "findings": findings, "remaining": findings}
+    if options.fix is not None:
+        fixed, done, left = treat(frame, **how)
+        _write(fixed, options.fix)
+        report |= {"repairs": done, "remaining": left, "written": str(options.fix), "rows_written": len(fixed)}
+    _show(report, options.json)
+    return int(any(finding.severity == "error" for finding in report["remaining"]))
+
+
+def _check_target(target: Path) -> None:
+    if not target.name.lower().endswith(ENDINGS):
+        raise ConfigError(f"--fix {target}: the ending must be one of {', '.join(ENDINGS)}")
+    if target.exists():
+        raise ConfigError(f"--fix {target} exists already: nothing is overwritten, name a new file")
+
+
+def _write(frame: pd.DataFrame, target: Path) -> None:
+    """Write a table to a temporary name first, so that an interrupted run leaves no half file behind."""
+    indexed, buffer = isinstance(frame.index, pd.DatetimeIndex), io.BytesIO()
+    if indexed and frame.index.name is None:
+        frame = frame.rename_axis("timestamp")
+    if target.suffix.lower() in (".parquet", ".pq"):
+        require("pyarrow", "data")
+        frame.to_parquet(buffer, index=indexed)
+    else:
+        frame.to_csv(buffer, index=indexed)
+    content = buffer.getvalue()
+    partial = target.with_name(f"{target.name}.partial")
+    partial.write_bytes(gzip.compress(content, mtime=0) if target.suffix.lower() == ".gz" else content)
+    _check_target(target)
+    os.replace(partial, target)
+
+
+def _show(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(report, indent=1, default=asdict) + "\n")
+        return
+    lines = [f"{report['file']}: {report['rows']} rows", *map(_line, report["findings"])]
+    if not report["findings"]:
+        lines.append("clean: nothing found")
+    for sentence in report.get("repairs", []):
+        lines.append(f"repaired: {sentence}")
+    if "written" in report:
+        lines.append(f"written: {report['written']}, {report['rows_written']} rows, {len(report['repairs'])} repairs")
+        lines += [f"remains: {_line(finding)}" for finding in report["remaining"]]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _line(finding: Finding) -> str:
+    mend = " [--fix repairs it]" if finding.repairable else ""
+    column = f" {finding.column}" if finding.column else ""
+    return f"{finding.severity}: {finding.kind}{column} ({finding.count}): {finding.detail}{mend}"
