@@ -186,8 +186,8 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         linked = (
-            "_kernel", "_arguments", "_observation", "_account", "_action", "_one", "_shown", "_keys", "_blank", "_flags",
-            "_times", "_labels", "_terms",
+            "_kernel", "_arguments", "_observation", "_account", "_action", "_one", "_shown", "_keys", "_blank",
+            "_flags", "_times", "_labels", "_terms",
         )  # fmt: skip
         return {key: value for key, value in self.__dict__.items() if key not in linked}
 
