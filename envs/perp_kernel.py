@@ -207,8 +207,11 @@ def trade(a: Floats, change: float, market: Floats, row: int, contract: Floats, 
         return
     limit = a[LEVERAGE] if contract[GIVEN_LEVERAGE] == 0.0 else contract[GIVEN_LEVERAGE]
     if not is_reducing(quantity, change):
-        worst = max(opened, fill_price(opened, side, spread, impact(change, volatility, volume, coefficient)))
-        change = affordable_quantity(quantity, a[ENTRY], change, worst, a[WALLET], limit, tiers, rate)
+        # A smaller order has less impact, so the price is only bounded: margin is asked at the higher of open and fill,
+        # and what is closed is sold at the fill of the whole order.
+        fill = fill_price(opened, side, spread, impact(change, volatility, volume, coefficient))
+        worst = max(opened, fill)
+        change = affordable_quantity(quantity, a[ENTRY], change, worst, fill, a[WALLET], limit, tiers, rate)
         if change == 0.0:
             a[ORDER_CODE] = REJECT_MARGIN
             return

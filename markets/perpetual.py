@@ -328,6 +328,7 @@ def affordable_quantity(
     entry: float,
     change: float,
     price: float,
+    closing_price: float,
     wallet: float,
     leverage: float,
     tiers: Tiers,
@@ -336,14 +337,17 @@ def affordable_quantity(
     """Largest part of an opening ``change`` whose margin and fee the wallet covers (signed, 0 when nothing is).
 
     The margin of the resulting notional N at price p is ``N / min(leverage, tier maximum)`` plus what the position has
-    lost, so the answer is sought from the highest tier down. Flips first realise the old position.
+    lost, so the answer is sought from the highest tier down. Flips first realise the old position, at
+    ``closing_price``; a caller who does not know the price yet passes the worst of each.
     """
     side = 1.0 if change > 0.0 else -1.0
     opposite = quantity * side < 0.0
     held = 0.0 if opposite else abs(quantity)  # what stays open beside the new part
     closing = abs(quantity) if opposite else 0.0
-    open_profit = quantity * (price - entry)
-    cash = wallet + (open_profit if opposite else min(open_profit, 0.0)) - closing * price * fee_rate
+    if opposite:
+        cash = wallet + quantity * (closing_price - entry) - closing * max(price, closing_price) * fee_rate
+    else:
+        cash = wallet + min(quantity * (price - entry), 0.0)
     wanted = abs(change) - closing
     for k in range(tiers.shape[0] - 1, -1, -1):
         top = min(leverage, tiers[k, 1])

@@ -1099,3 +1099,26 @@ def test_the_same_account_is_worth_the_same_in_any_currency_unit() -> None:
         return np.array([env.step([random.uniform(-1, 1)])[1] for _ in range(200)])
 
     np.testing.assert_allclose(returns(1.0), returns(1e-3), rtol=1e-9, atol=1e-13)
+
+
+def refused_flips(kernel: Kernel | None = None, leverage: float = 3.0) -> int:
+    """Flip the whole account every bar and count the orders that were refused for want of margin."""
+    env = environment(SMALL, kernel, leverage=leverage, episode_bars=300, random_start=False, ruin=0.001)
+    env.reset(seed=SEED)
+    codes = []
+    for step in range(300):
+        _, _, terminated, truncated, info = env.step([1.0 if step % 2 else -1.0])
+        codes.append(info["order_code"])
+        if terminated or truncated:
+            break
+    assert len(codes) > 100
+    return codes.count(7.0)
+
+
+@pytest.mark.parametrize("leverage", [1.0, 3.0, 10.0])
+def test_a_full_flip_is_cut_to_what_the_wallet_covers_and_never_refused(leverage: float) -> None:
+    assert refused_flips(leverage=leverage) == 0
+
+
+def test_mutant_a_flip_that_closes_at_the_open_is_refused_again_and_again() -> None:
+    assert refused_flips(mutant(("worst, fill, a[WALLET]", "worst, worst, a[WALLET]"))) > 10
