@@ -913,7 +913,8 @@ def draw(name: str, rng: np.random.Generator) -> Any:
 
 SMALL = ("rate", "fee_rate", "clearance_rate", "last_rate", "premium", "interest", "clamp", "cap", "coefficient")
 MONEY = (
-    "notional", "entry", "price", "closing_price", "mark", "index", "impact_bid", "impact_ask", "basis_average", "last", "margin",
+    "notional", "entry", "price", "closing_price", "mark", "index", "impact_bid", "impact_ask", "basis_average", "last",
+    "margin",
     "liquidation", "opened", "volume", "daily_volume", "wallet", "largest", "least_notional", "before", "after",
     "start", "peak_before", "peak_after",
 )  # fmt: skip
