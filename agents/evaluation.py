@@ -26,6 +26,7 @@ from agents.baselines import BASELINES, UNLEVERED, baseline
 from envs import perp_kernel as kernel
 from envs.make import game_of
 from envs.simulation import COST_SCALE, END_CODE, END_CODES, EQUITY, MODE_DISABLED, OUTCOME, Game, Simulation
+from markets.errors import ConfigError
 
 COST_SCALES = (0.0, 1.0, 2.0, 5.0)
 DRAWS = 2_000
@@ -153,6 +154,8 @@ def evaluate(
     }
     players = {**{name: baseline(name) for name in BASELINES}, **agents}
     steps = min(game.last - game.first, game.episode)
+    if steps < 2:
+        raise ConfigError(f"split {config.split!r} has {steps} bar to trade; an evaluation needs at least 2")
     walks: dict[str, Walk] = {}
     with tqdm(
         total=steps * len(players), unit="bar", unit_scale=True, disable=quiet or None, desc=f"evaluate {config.split}"

@@ -286,6 +286,9 @@ def advance(a: Floats, market: Floats, contract: Floats, tiers: Floats) -> None:
             charge_funding(a, market[row + 1, stamp], opened, tiers)
             if a[POSITION] != 0.0 and is_breached(a[POSITION], a[LIQUIDATION], adverse):
                 liquidate(a, opened, contract)
+    elif a[WALLET] < 0.0:  # closing cost more than was left: an account owes nothing, the fund covers it
+        a[COVER] -= a[WALLET]
+        a[WALLET] = 0.0
     a[ROW] = row + 1
     a[MARK] = market[row + 1, MARK_CLOSE]
     a[EQUITY] = a[WALLET] + a[POSITION] * (a[MARK] - a[ENTRY])

@@ -310,7 +310,7 @@ class TradingVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], Any, NDArray[An
         if seed is None or isinstance(seed, (int, np.integer)):
             seeds = [None if seed is None else int(seed) + lane for lane in range(self.num_envs)]
         else:
-            seeds = list(seed)
+            seeds = [None if value is None else int(value) for value in seed]
         if len(seeds) != self.num_envs:
             raise ConfigError(f"seed has {len(seeds)} values for {self.num_envs} lanes")
         fresh = np.array([value is not None for value in seeds])

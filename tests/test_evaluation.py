@@ -512,3 +512,11 @@ def test_merged_runs_can_be_shown_in_the_report() -> None:
     merged = over_seeds([row] * 4)
     assert merged["sharpe"] == pytest.approx(row["sharpe"])
     assert len(report.table({"trend, 4 runs (IQM)": merged})[0]) == len(report.COLUMNS)
+
+
+def test_a_split_of_one_bar_is_refused_before_anything_is_walked() -> None:
+    from envs.perp_futures import PerpFuturesConfig
+    from markets.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="1 bar to trade"):
+        evaluate({}, "PerpFutures", PerpFuturesConfig(bars=BARS, split="validation", episode_bars=1))

@@ -1122,3 +1122,54 @@ def test_a_full_flip_is_cut_to_what_the_wallet_covers_and_never_refused(leverage
 
 def test_mutant_a_flip_that_closes_at_the_open_is_refused_again_and_again() -> None:
     assert refused_flips(mutant(("worst, fill, a[WALLET]", "worst, worst, a[WALLET]"))) > 10
+
+
+def turned(side: float, leverage: float, kernel: Kernel | None = None) -> bool:
+    """From one full side to the other with default costs, at twenty starts: does the next bar hold the other side?"""
+    env = environment(SMALL, kernel, leverage=leverage)
+    for seed in range(20):
+        env.reset(seed=seed)
+        _, _, terminated, _, _ = env.step([side])
+        if terminated:  # liquidated in its first bar
+            continue
+        info = env.step([-side])[4]
+        if not info["liquidated"] and info["position"] * side >= 0.0:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("leverage", [1.0, 3.0, 10.0, 20.0])
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_the_opposite_full_action_turns_the_position_in_the_next_bar(side: float, leverage: float) -> None:
+    assert turned(side, leverage)
+
+
+def test_mutant_a_long_that_cannot_turn_is_found() -> None:
+    assert not turned(1.0, 3.0, mutant(("worst, fill, a[WALLET]", "worst, worst, a[WALLET]")))
+
+
+def poorest(kernel: Kernel | None = None) -> float:
+    """Trade with ruinous fees, check the books every bar, and return the lowest equity."""
+    env = environment(SMALL, kernel, leverage=20.0, taker_fee=0.5, continue_after_liquidation=True, ruin=1e-6)
+    random, lowest = np.random.default_rng(SEED), math.inf
+    for episode in range(40):
+        _, before = env.reset(seed=episode)
+        for action in (*random.uniform(-1, 1, 6), 0.0, 0.0):
+            _, _, terminated, truncated, info = env.step([action])
+            paid = sum(info[name] for name in ("fee", "spread_cost", "impact_cost", "funding", "clearance"))
+            change = info["market_pnl"] - paid + info["cover"]
+            scale = max(before["equity"], abs(info["market_pnl"]), paid, 1.0)
+            assert abs(info["equity"] - before["equity"] - change) <= 1e-9 * scale
+            lowest = min(lowest, info["equity"])
+            before = info
+            if terminated or truncated:
+                break
+    return lowest
+
+
+def test_ruinous_fees_never_leave_a_debt_and_the_fund_pays_what_is_missing() -> None:
+    assert poorest() >= 0.0
+
+
+def test_mutant_a_debt_that_nobody_pays_is_found() -> None:
+    assert poorest(mutant(("elif a[WALLET] < 0.0:", "elif a[WALLET] < -1e300:"))) < 0.0
