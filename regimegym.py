@@ -23,6 +23,7 @@ VERBS = {
     "evaluate": "walk saved agents and every baseline through a split",
     "envs": "list the registered environments and their columns",
     "data-doctor": "find (and with --fix repair) defects of a candle file",
+    "lookahead": "prove that an environment, feature, encoder or policy cannot see the future",
     "learnability": "show that an environment can be learned when the answer is revealed, and not otherwise",
     "benchmark": "measure speed as CPU-time ratios against reference loops",
 }
