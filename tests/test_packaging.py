@@ -243,7 +243,7 @@ def test_a_place_or_an_index_is_caught(text: str) -> None:
     "text",
     [
         "#!/usr/bin/env bash", "exec </dev/null", "https://example.org/home/x/", "a/home/of/its/own", "fee / equity",
-        "$HOME/x", "https://pypi.org/project/regimegym", "~/.cache/regimegym",
+        "$HOME/x", "~/.cache/regimegym",
     ],
 )  # fmt: skip
 def test_ordinary_paths_and_addresses_are_let_through(text: str) -> None:
