@@ -22,6 +22,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from agents.peers import PEERS, drive
 from agents.vec_env import NativeVecEnv
 from envs.make import build, build_vector
 from markets import synthetic
@@ -126,19 +127,7 @@ def _actions(stream: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def _single_rows(env_id: str, stream: str, rounds: int) -> list[Row]:
     actions = list(_actions(stream, (SINGLE_STEPS, 1)))
     made = [gym.make(EMPTY_ID, like=env_id), gym.make(env_id), gym.make(env_id, info="none")]
-
-    def loop(env: gym.Env[Any, Any]) -> Callable[[], int]:
-        def go() -> int:
-            env.reset(seed=0)
-            for action in actions:
-                _, _, terminated, truncated, _ = env.step(action)
-                if terminated or truncated:
-                    env.reset()
-            return len(actions)
-
-        return go
-
-    empty, full, none = _median([loop(env) for env in made], rounds)
+    empty, full, none = _median([drive(env, actions) for env in made], rounds)
     bound, lean = (0.13, 0.22) if stream == "constant" else (None, None)
     return [
         Row("single env, full info, against an empty env", stream, full, empty, bound, 0.20),
@@ -203,27 +192,14 @@ def _training_row(env_id: str, rounds: int, lanes: int = 512) -> Row:
 
 def _peer_rows(env_id: str, stream: str, rounds: int) -> list[Row]:
     """Add public trading envs where they are installed: single envs, ratio = their time over ours."""
-    from agents.peers import PEERS
-
     rows = []
     for name, module, make in PEERS:
         try:
             importlib.import_module(module)
         except ImportError:
             continue
-        loop = make(SINGLE_STEPS // 4, stream)
-        env = gym.make(env_id)
-        actions = list(_actions(stream, (SINGLE_STEPS // 4, 1)))
-
-        def ours(env: Any = env, actions: Any = actions) -> int:
-            env.reset(seed=0)
-            for action in actions:
-                _, _, terminated, truncated, _ = env.step(action)
-                if terminated or truncated:
-                    env.reset()
-            return len(actions)
-
-        step, peer = _median([ours, loop], rounds)
+        ours = drive(gym.make(env_id), list(_actions(stream, (SINGLE_STEPS // 4, 1))))
+        step, peer = _median([ours, make(SINGLE_STEPS // 4, stream)], rounds)
         rows.append(Row(f"single env, full info, against {name}", stream, step, peer))
     return rows
 

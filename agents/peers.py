@@ -7,7 +7,7 @@ number. Peers trade a position of discrete size and keep less of an account; the
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,9 @@ def _frame(names: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.DatetimeIndex(bars.time, name="date"))
 
 
-def _drive(env: Any, actions: list[int]) -> Loop:
+def drive(env: Any, actions: Sequence[Any]) -> Loop:
+    """Return a loop that resets a single env, sends it every action, and returns how many there were."""
+
     def go() -> int:
         env.reset(seed=0)
         for action in actions:
@@ -46,7 +48,7 @@ def gym_anytrading(steps: int, stream: str) -> Loop:
     """StocksEnv of gym-anytrading: long or short, a fee, no account."""
     stocks_env = importlib.import_module("gym_anytrading.envs").StocksEnv
     frame = _frame({"open": "Open", "high": "High", "low": "Low", "close": "Close", "volume": "Volume"})
-    return _drive(stocks_env(df=frame, window_size=10, frame_bound=(10, len(frame))), _choices(steps, stream, 2))
+    return drive(stocks_env(df=frame, window_size=10, frame_bound=(10, len(frame))), _choices(steps, stream, 2))
 
 
 def gym_trading_env(steps: int, stream: str) -> Loop:
@@ -56,7 +58,7 @@ def gym_trading_env(steps: int, stream: str) -> Loop:
     frame["feature_close"] = frame["close"].pct_change().fillna(0.0)
     frame["feature_volume"] = frame["volume"] / frame["volume"].rolling(168, min_periods=1).max()
     env = trading_env(df=frame, positions=[-1, 0, 1], trading_fees=0.0005, verbose=0)
-    return _drive(env, _choices(steps, stream, 3))
+    return drive(env, _choices(steps, stream, 3))
 
 
 PEERS: tuple[tuple[str, str, Callable[[int, str], Loop]], ...] = (
