@@ -15,7 +15,7 @@ from markets.compiled import is_cached
 from markets.errors import ConfigError, unknown
 
 FAMILIES = {"PerpFutures": "envs.perp_futures:PerpFutures"}
-OWN_ARGUMENTS = ("info", "render_mode")  # of every environment, beside its family's configuration
+OWN_ARGUMENTS = ("info", "render_mode", "on_bad_action")  # of every environment, beside its family's configuration
 GAMES = 16  # prepared games kept per process
 
 _games: OrderedDict[tuple[Any, ...], Game] = OrderedDict()

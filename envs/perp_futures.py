@@ -27,6 +27,8 @@ from markets.windows import Floats, window_mean
 DEFAULT_BARS = "synthetic:crypto?seed=0&interval=1h&bars=40000"
 DAY = np.timedelta64(1, "D")
 TRAINING_EPISODE = 512  # bars
+MARGIN_MODES = ("isolated", "cross")
+LIQUIDATIONS = ("full", "tiered")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,16 @@ class PerpFuturesConfig:
         random_start: begin anywhere in the split (training) or at its first row (evaluation).
         initial_equity: USDT. ``leverage``: L, exposure bound in units of equity.
         contract_leverage: leverage of posted margin; min(L, tier maximum) without.
+        margin_mode: ``isolated`` (the posted margin can be lost) or ``cross`` (the whole wallet backs the position).
+        liquidation: ``full``, or ``tiered``: reduce to a lower margin tier where that makes the rest compliant. The
+            clearance fee is charged on what is sold; at its default of 1.25 % a tier is seldom enough.
         rebalance_band: smallest change of notional that sends an order, in units of equity.
         ruin: equity below this share of the start ends the episode. ``maximum_drawdown``: so does this drawdown.
         continue_after_liquidation: go on with what is left instead of ending the episode.
         reward: terms with weights, see :mod:`envs.rewards`; ``sharpe_rate``: eta of the differential Sharpe ratio.
         cost_scale: multiplies fee, spread and impact (not funding).
+        randomise_costs: r; each training episode draws its own factor on ``cost_scale`` from 1 / (1 + r) to 1 + r,
+            log-uniform, from the lane's generator. Validation and test are always at ``cost_scale``.
         taker_fee, half_spread, impact_coefficient, participation, lot_step, tick_size, minimum_notional,
         maximum_quantity, clearance_fee: replace the contract's own value.
         symbol: chooses the contract; the symbol of the bars without.
@@ -64,6 +71,8 @@ class PerpFuturesConfig:
     initial_equity: float = 10_000.0
     leverage: float = 3.0
     contract_leverage: float | None = None
+    margin_mode: str = "isolated"
+    liquidation: str = "full"
     rebalance_band: float = 0.05
     ruin: float = 0.01
     maximum_drawdown: float | None = None
@@ -71,6 +80,7 @@ class PerpFuturesConfig:
     reward: str = "log_return"
     sharpe_rate: float = 0.01
     cost_scale: float = 1.0
+    randomise_costs: float = 0.0
     taker_fee: float | None = None
     half_spread: float | None = None
     impact_coefficient: float | None = None
@@ -85,10 +95,15 @@ class PerpFuturesConfig:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise unknown("split", self.split, SPLITS)
+        if self.margin_mode not in MARGIN_MODES:
+            raise unknown("margin_mode", self.margin_mode, MARGIN_MODES)
+        if self.liquidation not in LIQUIDATIONS:
+            raise unknown("liquidation", self.liquidation, LIQUIDATIONS)
         for name, low, high in (
             ("initial_equity", 1e-6, 1e15), ("leverage", 1.0, 125.0), ("contract_leverage", 1.0, 125.0),
             ("rebalance_band", 0.0, 10.0), ("ruin", 1e-6, 0.999), ("maximum_drawdown", 1e-6, 1.0),
-            ("cost_scale", 0.0, 1e3), ("sharpe_rate", 1e-9, 1.0), ("taker_fee", 0.0, 1.0), ("half_spread", 0.0, 0.5),
+            ("cost_scale", 0.0, 1e3), ("randomise_costs", 0.0, 100.0), ("sharpe_rate", 1e-9, 1.0),
+            ("taker_fee", 0.0, 1.0), ("half_spread", 0.0, 0.5),
             ("impact_coefficient", 0.0, 1e3), ("participation", 1e-9, 1.0), ("lot_step", 0.0, 1e12),
             ("tick_size", 0.0, 1e12), ("minimum_notional", 0.0, 1e12), ("maximum_quantity", 1e-12, 1e300),
             ("clearance_fee", 0.0, 1.0),
@@ -131,17 +146,20 @@ class PerpFuturesEnv(TradingEnv):
 
     ## Market mechanics
     Isolated margin: each fill posts the margin of the whole position anew from the wallet, notional / min(L, tier
-    maximum) plus what is already lost; an opening order is cut to what the wallet covers. Order of events in a bar:
-    funding stamps at its open on the carried position; gap check of the carried position at mark open; the order fills
-    at the open plus half spread and square-root impact, at most 10 % of the bar's volume, whole lots, minimum notional,
-    within 5 % of mark; check of the new position against the bar's adverse **mark** extreme; later funding stamps with
-    that check repeated; equity at mark close. A liquidation closes at the liquidation price, or at the open when the
-    bar gapped through it, and pays the clearance fee from what is left of the margin; the insurance fund covers the
-    rest, so that equity is never negative. Stamps inside a gap of missing bars are charged at the last mark.
+    maximum) plus what is already lost; an opening order is cut to what the wallet covers. With
+    ``margin_mode="cross"`` the whole wallet backs the position. Order of events in a bar: funding stamps at its open on
+    the carried position; gap check of the carried position at mark open; the order fills at the open plus half spread
+    and square-root impact, at most 10 % of the bar's volume, whole lots, minimum notional, within 5 % of mark; check of
+    the new position against the bar's adverse **mark** extreme; later funding stamps with that check repeated; equity
+    at mark close. A liquidation closes at the liquidation price, or at the open when the bar gapped through it, and
+    pays the clearance fee from what is left of the margin; the insurance fund covers the rest, so that equity is never
+    negative. ``liquidation="tiered"`` only reduces the position where that is enough. Stamps inside a gap of missing
+    bars are charged at the last mark.
 
     ## Starting state
     ``initial_equity`` (10,000 USDT) and no position. Training episodes have 512 bars and begin at random in the split;
-    validation and test run through their whole split. ``reset(options={"start": time})`` begins at that bar.
+    validation and test run through their whole split. ``randomise_costs`` draws a training episode's costs.
+    ``reset(options={"start": time})`` begins at that bar.
 
     ## Episode end
     Terminated: liquidation (unless ``continue_after_liquidation``), equity below ``ruin`` of the start, or beyond
@@ -152,12 +170,13 @@ class PerpFuturesEnv(TradingEnv):
     entry_price, mark, margin, liquidation_price, margin_ratio``; itemised for the step: ``market_pnl, fee, spread_cost,
     impact_cost, funding, clearance, cover`` with change of equity = market_pnl - fee - spread_cost - impact_cost -
     funding - clearance + cover; ``fill_quantity, fill_price, order_quantity, order_code`` (:data:`markets.perpetual.
-    ORDER_STATUS`), ``liquidated, liquidated_quantity, liquidated_at``; ``leverage, contract_leverage, action``;
-    ``reward_terms``; ``in_sample`` (the episode began in the fitted range); ``label`` (true regime of a synthetic bar,
-    never in the observation).
+    ORDER_STATUS`), ``liquidated, liquidated_quantity, liquidated_at``; ``leverage, contract_leverage, cost_scale``;
+    ``requested_action`` and ``action``, the one applied (clipped to the space); ``bad_actions``, how many of the
+    episode were held because they were not finite (``on_bad_action="hold"``); ``reward_terms``; ``in_sample`` (the
+    episode began in the fitted range); ``label`` (true regime of a synthetic bar, never in the observation).
 
     ## Arguments
-    See :class:`PerpFuturesConfig`.
+    See :class:`PerpFuturesConfig`, and :class:`envs.trading_env.TradingEnv` for those of every family.
 
     ## Version history
     * v0: first version.
@@ -230,6 +249,9 @@ def _game(config: PerpFuturesConfig) -> Game:
         columns=kernel.COLUMNS,
         action_columns=slice(kernel.ACTION, kernel.ACTION + 1),
         info=kernel.INFO,
+        state=kernel.STATE,
+        lively=kernel.LIVELY,
+        show_lively=kernel.show_lively,
         flags=frozenset({"liquidated"}),
         terms={name: kernel.TERM_COLUMNS[name] for name in parse_reward(config.reward)},
         names=(*table.names, *kernel.ACCOUNT_NAMES),
@@ -242,6 +264,7 @@ def _game(config: PerpFuturesConfig) -> Game:
         fitted_until=scaler.train_end,
         defaults={LEVERAGE: config.leverage, COST_SCALE: config.cost_scale},
         recipe=("PerpFutures", config),
+        randomised_costs=0.0 if evaluating else float(config.randomise_costs),
         details={"contract": contract, "scaler": scaler, "mark": "mark" if bars.mark_open is not None else "last"},
     )
 
@@ -351,6 +374,7 @@ def _contract_vector(config: PerpFuturesConfig, contract: PerpetualContract, epi
         kernel.DRAWDOWN_LIMIT: math.inf if config.maximum_drawdown is None else config.maximum_drawdown,
         kernel.GO_ON: float(config.continue_after_liquidation), kernel.EPISODE: episode, kernel.LAST_ROW: last,
         kernel.SHARPE_RATE: config.sharpe_rate, kernel.LOG_START: math.log(config.initial_equity),
+        kernel.CROSS: float(config.margin_mode == "cross"), kernel.TIERED: float(config.liquidation == "tiered"),
         **{column: weights.get(name, 0.0) for name, column in kernel.WEIGHTS.items()},
     }  # fmt: skip
     head = [values[place] for place in range(kernel.TIERS)]

@@ -9,6 +9,7 @@ check repeated), equity at the mark close. Layout: :mod:`envs.simulation`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,10 @@ from envs.simulation import (
     MODE_NEXT_STEP,
     MODE_RESET,
     MODE_SAME_STEP,
+    NEXT_COST_SCALE,
     NEXT_START,
     OUTCOME,
+    QUIET,
     RESET,
     REWARD,
     ROW,
@@ -49,6 +52,7 @@ from markets.perpetual import (
     affordable_quantity,
     apply_fill,
     check_order,
+    execution_price,
     fee,
     fill_price,
     fillable_quantity,
@@ -57,6 +61,7 @@ from markets.perpetual import (
     impact,
     is_breached,
     is_reducing,
+    kept_in_tiered_liquidation,
     liquidation_price,
     maintenance_margin,
     maximum_leverage,
@@ -72,28 +77,31 @@ OPEN, VOLUME, MARK_OPEN, MARK_HIGH, MARK_LOW, MARK_CLOSE = range(6)
 DAILY_VOLATILITY, DAILY_VOLUME, FUNDING_IN_GAP, FUNDING_AT_OPEN, FUNDING_INSIDE = range(6, 11)
 
 # Columns of an account row, after the ones every family has: what info shows of the account, the items of one step,
-# the weighted reward terms, and what only the step itself needs.
+# the weighted reward terms, and what only the step itself needs. The state begins with what every bar changes; the rest
+# of it, and every item (0 then), stays as it is in a quiet step, in which nothing was ordered, charged or liquidated.
 _STATE = (
-    "wallet", "position", "entry_price", "margin", "liquidation_price", "mark", "margin_ratio", "contract_leverage",
-    "action",
+    "mark", "margin_ratio", "market_pnl", "action", "requested_action",
+    "wallet", "position", "entry_price", "margin", "liquidation_price", "contract_leverage", "bad_actions",
 )  # fmt: skip
 _ITEMS = (
     "order_quantity", "fill_quantity", "fill_price", "fee", "spread_cost", "impact_cost", "funding", "realised",
-    "market_pnl", "liquidated", "liquidated_quantity", "liquidated_at", "clearance", "cover", "order_code",
+    "liquidated", "liquidated_quantity", "liquidated_at", "clearance", "cover", "order_code",
 )  # fmt: skip
 _TERMS = ("log_return", "simple_return", "differential_sharpe", "drawdown", "costs", "funding_term")
-_HIDDEN = ("requested_action", "peak", "mean", "square", "held", "log_equity")
+_HIDDEN = ("peak", "mean", "square", "held", "log_equity")
 COLUMNS = (*HEAD, *_STATE, *_ITEMS, *_TERMS, *_HIDDEN)
-WALLET = len(HEAD)
-POSITION, ENTRY, MARGIN, LIQUIDATION, MARK, MARGIN_RATIO, CONTRACT_LEVERAGE, APPLIED = range(WALLET + 1, WALLET + 9)
-ORDER_QUANTITY = WALLET + 9
+MARK = len(HEAD)
 (
-    FILL_QUANTITY, FILL_PRICE, FEE, SPREAD_COST, IMPACT_COST, FUNDING, REALISED, MARKET_PNL, LIQUIDATED,
-    LIQUIDATED_QUANTITY, LIQUIDATED_AT, CLEARANCE, COVER, ORDER_CODE,
+    MARGIN_RATIO, MARKET_PNL, APPLIED, ACTION,
+    WALLET, POSITION, ENTRY, MARGIN, LIQUIDATION, CONTRACT_LEVERAGE, BAD_ACTIONS,
+    ORDER_QUANTITY, FILL_QUANTITY, FILL_PRICE, FEE, SPREAD_COST, IMPACT_COST, FUNDING, REALISED,
+    LIQUIDATED, LIQUIDATED_QUANTITY, LIQUIDATED_AT, CLEARANCE, COVER, ORDER_CODE,
     LOG_RETURN, SIMPLE_RETURN, SHARPE, DRAWDOWN, COSTS, FUNDING_TERM,
-    ACTION, PEAK, MEAN, SQUARE, HELD, LOG_EQUITY,
-) = range(ORDER_QUANTITY + 1, len(COLUMNS))  # fmt: skip
-INFO = range(END_CODE, ORDER_CODE + 1)
+    PEAK, MEAN, SQUARE, HELD, LOG_EQUITY,
+) = range(MARK + 1, len(COLUMNS))  # fmt: skip
+INFO = range(COST_SCALE, ORDER_CODE + 1)
+STATE = range(LEVERAGE, BAD_ACTIONS + 1)
+LIVELY = range(LEVERAGE, ACTION + 1)
 TERM_COLUMNS = {
     "log_return": LOG_RETURN, "simple_return": SIMPLE_RETURN, "differential_sharpe": SHARPE, "drawdown": DRAWDOWN,
     "costs": COSTS, "funding": FUNDING_TERM,
@@ -103,8 +111,8 @@ TERM_COLUMNS = {
 (
     LOT, TICK, MINIMUM_QUANTITY, MAXIMUM_QUANTITY, MINIMUM_NOTIONAL, TAKER_FEE, CLEARANCE_FEE, BAND, SPREAD,
     IMPACT, PARTICIPATION, START_EQUITY, GIVEN_LEVERAGE, REBALANCE, RUIN, DRAWDOWN_LIMIT, GO_ON, EPISODE, LAST_ROW,
-    SHARPE_RATE, LOG_START, W_LOG, W_SIMPLE, W_SHARPE, W_DRAWDOWN, W_COSTS, W_FUNDING, TIERS,
-) = range(28)  # fmt: skip
+    SHARPE_RATE, LOG_START, CROSS, TIERED, W_LOG, W_SIMPLE, W_SHARPE, W_DRAWDOWN, W_COSTS, W_FUNDING, TIERS,
+) = range(30)  # fmt: skip
 WEIGHTS = dict(zip(TERM_COLUMNS, range(W_LOG, TIERS), strict=True))
 
 ACCOUNT_NAMES = (
@@ -122,59 +130,109 @@ ACCOUNT_FORMULAS = (
 HOLDING_SCALE = 1.0 / 168.0  # per bar
 
 
+def show_lively(info: dict[str, Any], values: list[float]) -> None:
+    """Write the columns of ``LIVELY`` into a single env's info."""
+    (
+        info["leverage"], info["equity"], info["mark"], info["margin_ratio"], info["market_pnl"], info["action"],
+        info["requested_action"],
+    ) = values  # fmt: skip
+
+
 @compiled
 def reset_account(a: Floats, market: Floats, contract: Floats) -> None:
     """Give the account row ``a`` a fresh episode at the row that was drawn for it."""
     row = int(a[NEXT_START])
-    for column in range(WALLET, a.shape[0]):
+    for column in range(MARK, a.shape[0]):
         a[column] = 0.0
     a[NEXT_START] = -1.0
+    if a[NEXT_COST_SCALE] >= 0.0:
+        a[COST_SCALE] = a[NEXT_COST_SCALE]
+        a[NEXT_COST_SCALE] = -1.0
     a[ROW] = a[START] = row
     a[END] = min(row + contract[EPISODE], contract[LAST_ROW])
     a[RESET] = 0.0
     a[OUTCOME] = 0.0
     a[END_CODE] = 0.0
     a[REWARD] = 0.0
+    a[QUIET] = 0.0
     a[EQUITY] = a[WALLET] = a[PEAK] = contract[START_EQUITY]
     a[LOG_EQUITY] = contract[LOG_START]
     a[MARK] = market[row, MARK_CLOSE]
 
 
 @compiled
-def charge_funding(a: Floats, rate: float, mark: float, tiers: Floats) -> None:
+def stake(a: Floats, contract: Floats) -> float:
+    """What stands behind the position and can be lost with it: its posted margin, or in cross margin the wallet."""
+    return a[WALLET] if contract[CROSS] != 0.0 else a[MARGIN]
+
+
+@compiled
+def charge_funding(a: Floats, rate: float, mark: float, contract: Floats, tiers: Floats) -> None:
     """Charge a stamp to the open position, margin first, which moves its liquidation price."""
     if rate == 0.0 or a[POSITION] == 0.0:
         return
     payment = funding_payment(a[POSITION], mark, rate)
+    a[QUIET] = 0.0
     a[WALLET] -= payment
-    a[MARGIN] -= payment
+    if contract[CROSS] == 0.0:
+        a[MARGIN] -= payment
     a[FUNDING] += payment
-    a[LIQUIDATION] = liquidation_price(a[POSITION], a[ENTRY], a[MARGIN], tiers, 0.0)
+    a[LIQUIDATION] = liquidation_price(a[POSITION], a[ENTRY], stake(a, contract), tiers, 0.0)
 
 
 @compiled
-def liquidate(a: Floats, opened: float, contract: Floats) -> None:
-    """Close the position at its liquidation price, or at the bar's mark open if that lies beyond it."""
-    quantity = a[POSITION]
-    price, realised, clearance, cover = settle_liquidation(
-        quantity, a[ENTRY], a[MARGIN], a[LIQUIDATION], opened, contract[CLEARANCE_FEE]
-    )
+def liquidate(a: Floats, opened: float, contract: Floats, tiers: Floats) -> None:
+    """Close the position at its liquidation price, or at the bar's mark open if that lies beyond it.
+
+    A tiered liquidation only reduces it where a lower tier makes the rest compliant.
+    """
+    quantity, margin, kept = a[POSITION], stake(a, contract), 0.0
+    price = execution_price(quantity, a[LIQUIDATION], opened)
+    if contract[TIERED] != 0.0:
+        rate = contract[CLEARANCE_FEE]
+        kept = kept_in_tiered_liquidation(quantity, a[ENTRY], margin, price, tiers, contract[LOT], rate)
+    closed = quantity - kept
+    if kept == 0.0:
+        price, realised, clearance, cover = settle_liquidation(
+            quantity, a[ENTRY], margin, a[LIQUIDATION], opened, contract[CLEARANCE_FEE]
+        )
+    else:
+        realised, cover = closed * (price - a[ENTRY]), 0.0
+        clearance = fee(closed, price, contract[CLEARANCE_FEE])
+    a[QUIET] = 0.0
     a[WALLET] = max(a[WALLET] + realised - clearance + cover, 0.0)  # rounding alone could leave less than nothing
     a[REALISED] += realised
     a[CLEARANCE] += clearance
     a[COVER] += cover
     a[LIQUIDATED] = 1.0
-    a[LIQUIDATED_QUANTITY] = -quantity
-    a[LIQUIDATED_AT] = price
-    a[POSITION] = a[ENTRY] = a[MARGIN] = a[LIQUIDATION] = 0.0
+    sold = a[LIQUIDATED_QUANTITY] - closed
+    a[LIQUIDATED_AT] = price if sold == -closed else (a[LIQUIDATED_QUANTITY] * a[LIQUIDATED_AT] - closed * price) / sold
+    a[LIQUIDATED_QUANTITY] = sold
+    a[POSITION] = kept
+    if kept == 0.0:
+        a[ENTRY] = a[MARGIN] = a[LIQUIDATION] = 0.0
+    else:
+        a[MARGIN] = a[MARGIN] * kept / quantity if contract[CROSS] != 0.0 else a[MARGIN] + realised - clearance
+        a[LIQUIDATION] = liquidation_price(kept, a[ENTRY], stake(a, contract), tiers, 0.0)
+
+
+@compiled
+def liquidate_while_breached(a: Floats, mark: float, opened: float, contract: Floats, tiers: Floats) -> None:
+    """Liquidate as long as ``mark`` has reached the liquidation price; each round closes or goes down a tier."""
+    while a[POSITION] != 0.0 and is_breached(a[POSITION], a[LIQUIDATION], mark):
+        liquidate(a, opened, contract, tiers)
 
 
 @compiled
 def wanted_change(a: Floats, contract: Floats) -> float:
     """Size the order that the action asks for at the last known mark; 0 inside the rebalance band.
 
-    Target notional = action x L x equity. Exactly 0 closes what is open, however small.
+    Target notional = action x L x equity. Exactly 0 closes what is open, however small; NaN holds and is counted.
     """
+    if not math.isfinite(a[ACTION]):
+        a[BAD_ACTIONS] += 1.0
+        a[QUIET] = 0.0
+        return 0.0
     action = min(max(a[ACTION], -1.0), 1.0)
     a[APPLIED] = action
     if action == 0.0:
@@ -206,12 +264,14 @@ def trade(a: Floats, change: float, market: Floats, row: int, contract: Floats, 
         a[ORDER_CODE] = REJECT_NO_VOLUME if market[row + 1, VOLUME] == 0.0 else REJECT_PRICE_BAND
         return
     limit = a[LEVERAGE] if contract[GIVEN_LEVERAGE] == 0.0 else contract[GIVEN_LEVERAGE]
+    cross = contract[CROSS] != 0.0
     if not is_reducing(quantity, change):
         # A smaller order has less impact, so the price is only bounded: margin is asked at the higher of open and fill,
-        # and what is closed is sold at the fill of the whole order.
+        # what is closed is sold at the fill of the whole order, and what is kept is valued at the open.
         fill = fill_price(opened, side, spread, impact(change, volatility, volume, coefficient))
         worst = max(opened, fill)
-        change = affordable_quantity(quantity, a[ENTRY], change, worst, fill, a[WALLET], limit, tiers, rate)
+        valued = opened if quantity * change > 0.0 else fill
+        change = affordable_quantity(quantity, a[ENTRY], change, worst, valued, a[WALLET], limit, tiers, rate, cross)
         if change == 0.0:
             a[ORDER_CODE] = REJECT_MARGIN
             return
@@ -227,23 +287,28 @@ def trade(a: Floats, change: float, market: Floats, row: int, contract: Floats, 
     code = check_order(
         quantity, a[ENTRY], change, price, mark, a[WALLET], limit, tiers, rate, contract[MINIMUM_QUANTITY],
         contract[MAXIMUM_QUANTITY], contract[MINIMUM_NOTIONAL], contract[BAND] * (1.0 + 1e-9),
+        cross,
     )  # fmt: skip
     if code == 0 and not is_reducing(quantity, change):  # a venue refuses what mark would liquidate on the spot
-        entered, average, _ = apply_fill(quantity, a[ENTRY], change, price)
+        entered, average, realised = apply_fill(quantity, a[ENTRY], change, price)
         margin = posted_margin(entered, average, price, limit)
+        if cross:
+            margin = a[WALLET] + realised - fee(change, price, rate)
         if is_breached(entered, liquidation_price(entered, average, margin, tiers, 0.0), mark):
             code = REJECT_MARGIN
     if code > 0:
         a[ORDER_CODE] = code
         return
-    _book(a, after, change, price, limit, rate, tiers)
+    _book(a, after, change, price, limit, rate, contract, tiers)
     a[SPREAD_COST] = abs(change) * opened * spread
     a[IMPACT_COST] = abs(change) * opened * push
     a[ORDER_CODE] = ORDER_FILLED if abs(change) >= abs(wanted) - 0.5 * lot else ORDER_PARTIAL
 
 
 @compiled
-def _book(a: Floats, after: float, change: float, price: float, leverage: float, rate: float, tiers: Floats) -> None:
+def _book(
+    a: Floats, after: float, change: float, price: float, leverage: float, rate: float, contract: Floats, tiers: Floats
+) -> None:
     """Book a fill and post the margin of the whole position anew, at the fill price."""
     before = a[POSITION]
     reducing = is_reducing(before, change)
@@ -257,7 +322,7 @@ def _book(a: Floats, after: float, change: float, price: float, leverage: float,
     a[CONTRACT_LEVERAGE] = leverage
     margin = posted_margin(after, a[ENTRY], price, leverage)
     a[MARGIN] = min(margin, a[WALLET]) if reducing else margin  # a reduction never asks for more than there is
-    a[LIQUIDATION] = liquidation_price(after, a[ENTRY], a[MARGIN], tiers, 0.0)
+    a[LIQUIDATION] = liquidation_price(after, a[ENTRY], stake(a, contract), tiers, 0.0)
     if before * after <= 0.0:
         a[HELD] = 0.0
 
@@ -268,24 +333,25 @@ def advance(a: Floats, market: Floats, contract: Floats, tiers: Floats) -> None:
     row = int(a[ROW])
     opened = market[row + 1, MARK_OPEN]
     equity, carried, mark, peak = a[EQUITY], a[POSITION], a[MARK], a[PEAK]
-    for column in range(ORDER_QUANTITY, FUNDING_TERM + 1):
-        a[column] = 0.0
+    if a[QUIET] == 0.0:  # else they are 0 already
+        for column in range(ORDER_QUANTITY, ORDER_CODE + 1):
+            a[column] = 0.0
+    a[QUIET] = 1.0
     change = wanted_change(a, contract)
     if carried != 0.0:
-        charge_funding(a, market[row + 1, FUNDING_IN_GAP], mark, tiers)  # stamps of missing bars, at the last mark
-        charge_funding(a, market[row + 1, FUNDING_AT_OPEN], opened, tiers)
-        if is_breached(carried, a[LIQUIDATION], opened):
-            liquidate(a, opened, contract)
-    if change != 0.0 and a[LIQUIDATED] == 0.0:  # a liquidation at the open cancels the order that was waiting
-        trade(a, change, market, row, contract, tiers)
+        charge_funding(a, market[row + 1, FUNDING_IN_GAP], mark, contract, tiers)  # of missing bars, at the last mark
+        charge_funding(a, market[row + 1, FUNDING_AT_OPEN], opened, contract, tiers)
+        liquidate_while_breached(a, opened, opened, contract, tiers)
+    if change != 0.0:
+        a[QUIET] = 0.0
+        if a[LIQUIDATED] == 0.0:  # a liquidation at the open cancels the order that was waiting
+            trade(a, change, market, row, contract, tiers)
     if a[POSITION] != 0.0:
         adverse = market[row + 1, MARK_LOW] if a[POSITION] > 0.0 else market[row + 1, MARK_HIGH]
-        if is_breached(a[POSITION], a[LIQUIDATION], adverse):
-            liquidate(a, opened, contract)
+        liquidate_while_breached(a, adverse, opened, contract, tiers)
         for stamp in range(FUNDING_INSIDE, market.shape[1]):
-            charge_funding(a, market[row + 1, stamp], opened, tiers)
-            if a[POSITION] != 0.0 and is_breached(a[POSITION], a[LIQUIDATION], adverse):
-                liquidate(a, opened, contract)
+            charge_funding(a, market[row + 1, stamp], opened, contract, tiers)
+            liquidate_while_breached(a, adverse, opened, contract, tiers)
     elif a[WALLET] < 0.0:  # closing cost more than was left: an account owes nothing, the fund covers it
         a[COVER] -= a[WALLET]
         a[WALLET] = 0.0
@@ -300,17 +366,17 @@ def advance(a: Floats, market: Floats, contract: Floats, tiers: Floats) -> None:
         + a[LIQUIDATED_QUANTITY] * (a[MARK] - a[LIQUIDATED_AT])
     )
     a[HELD] = a[HELD] + 1.0 if a[POSITION] != 0.0 else 0.0
-    _margin_ratio(a, tiers)
+    _margin_ratio(a, contract, tiers)
     _reward(a, equity, peak, contract)
     _end(a, contract)
 
 
 @compiled
-def _margin_ratio(a: Floats, tiers: Floats) -> None:
+def _margin_ratio(a: Floats, contract: Floats, tiers: Floats) -> None:
     """Maintenance margin over margin balance at mark; a position is liquidated as it reaches 1."""
     a[MARGIN_RATIO] = 0.0
     if a[POSITION] != 0.0:
-        balance = a[MARGIN] + a[POSITION] * (a[MARK] - a[ENTRY])
+        balance = stake(a, contract) + a[POSITION] * (a[MARK] - a[ENTRY])
         needed = maintenance_margin(abs(a[POSITION]) * a[MARK], tiers)
         a[MARGIN_RATIO] = needed / balance if balance > needed else 1.0
 
@@ -342,7 +408,7 @@ def _reward(a: Floats, equity: float, peak: float, contract: Floats) -> None:
 def _end(a: Floats, contract: Floats) -> None:
     """Decide whether the episode ended, and why; what ends the account comes before what ends the data."""
     code = 0
-    if a[LIQUIDATED] != 0.0 and contract[GO_ON] == 0.0:
+    if a[LIQUIDATED] != 0.0 and a[POSITION] == 0.0 and contract[GO_ON] == 0.0:
         code = ENDED_LIQUIDATION
     elif a[EQUITY] < contract[RUIN] * contract[START_EQUITY]:
         code = ENDED_RUIN

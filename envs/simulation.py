@@ -10,6 +10,7 @@ reset. Observations are ``(2, N, D)`` float32 in the same way. Row numbers and c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +21,15 @@ from numpy.typing import NDArray
 from markets.bars import Bars
 from markets.errors import ActionError, ConfigError
 
-# The columns that every family's account rows begin with. What info shows stands together: it begins with END_CODE.
+# The columns that every family's account rows begin with. ROW to QUIET are read together after a step. What
+# info shows stands together too: it begins with COST_SCALE, and from LEVERAGE on with what every bar may change.
 HEAD = (
-    "row", "end", "next_start", "reset", "outcome", "reward", "cost_scale", "start", "end_code", "equity", "leverage",
+    "end", "next_start", "next_cost_scale", "reset", "start", "row", "outcome", "reward", "quiet", "cost_scale",
+    "end_code", "leverage", "equity",
 )  # fmt: skip
-ROW, END, NEXT_START, RESET, OUTCOME, REWARD, COST_SCALE, START, END_CODE, EQUITY, LEVERAGE = range(len(HEAD))
+(
+    END, NEXT_START, NEXT_COST_SCALE, RESET, START, ROW, OUTCOME, REWARD, QUIET, COST_SCALE, END_CODE, LEVERAGE, EQUITY,
+) = range(len(HEAD))  # fmt: skip
 
 # How a call of the kernel treats the lanes.
 MODE_RESET, MODE_NEXT_STEP, MODE_SAME_STEP, MODE_DISABLED = range(4)
@@ -44,9 +49,13 @@ class Game:
         columns: names of the K account columns, beginning with ``HEAD``.
         action_columns: where the host puts an action's numbers.
         info: the account columns that info shows, one contiguous range; ``flags`` are those that are truth values.
+        state: the part of ``info`` that says how the account stands; the rest are items of one step. ``lively`` is its
+            beginning, all that may change in a step that the kernel marks as quiet (every item is 0 then), and
+            ``show_lively(info, values)`` writes it, in half the time that a loop over names takes.
         terms: reward term -> account column.
         first, last: first and last row of the split that an observation may stand on.
         episode: longest episode in bars; ``random_start`` draws where it begins.
+        randomised_costs: r; each episode's cost scale is drawn from 1 / (1 + r) to 1 + r times its own; 0 draws none.
         fitted_until: close of the last bar that anything served was fitted on; ``info["in_sample"]`` compares with it.
         recipe: family and configuration it was made from, enough to make it again.
     """
@@ -59,6 +68,9 @@ class Game:
     columns: tuple[str, ...]
     action_columns: slice
     info: range
+    state: range
+    lively: range
+    show_lively: Callable[[dict[str, Any], list[float]], None]
     flags: frozenset[str]
     terms: dict[str, int]
     names: tuple[str, ...]
@@ -71,6 +83,7 @@ class Game:
     fitted_until: np.datetime64
     defaults: dict[int, float]
     recipe: tuple[str, Any]
+    randomised_costs: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -100,7 +113,7 @@ class Simulation:
         self.accounts = np.zeros((2, lanes, len(game.columns)))
         self.obs = np.zeros((2, lanes, len(game.names)), dtype=np.float32)
         live = self.accounts[0]
-        live[:, NEXT_START] = -1.0
+        live[:, NEXT_START] = live[:, NEXT_COST_SCALE] = -1.0
         for column, value in game.defaults.items():
             live[:, column] = value
 
@@ -121,32 +134,41 @@ class Simulation:
 
         Args:
             generators: one per lane, for starts that are not given.
-            starts: ``(N,)`` first rows or None; a given start uses up no random number.
+            starts: ``(N,)`` first rows or None; a given start uses up no random number (where costs are random, the
+                start that would have been drawn with them).
             fresh: ``(N,)`` True where the lane was seeded anew, which forgets the start drawn in advance.
         """
         live = self.accounts[0]
         chosen = np.ones(self.lanes, bool) if mask is None else mask
         live[:, RESET] = chosen
         live[fresh, NEXT_START] = -1.0
-        kept = live[:, NEXT_START].copy()
-        if starts is None:
+        random_costs = self.game.randomised_costs > 0.0
+        if starts is None or random_costs:
             self.draw_starts(generators, chosen)
-        else:
+        kept = live[:, NEXT_START].copy()
+        if starts is not None:
             live[chosen, NEXT_START] = starts[chosen]
         self.run(MODE_RESET)
-        if starts is not None:
+        if starts is not None and not random_costs:
             live[chosen, NEXT_START] = kept[chosen]
 
     def draw_starts(self, generators: Sequence[np.random.Generator], chosen: NDArray[np.bool_] | None = None) -> None:
-        """Draw the next episode's first row for lanes that have none, from their own generators."""
+        """Draw the next episode's first row (and cost scale) for lanes that have none, from their own generators."""
         game = self.game
-        column = self.accounts[0, :, NEXT_START]
+        live = self.accounts[0]
+        column = live[:, NEXT_START]
         wanted = column < 0.0 if chosen is None else (column < 0.0) & chosen
+        width = math.log1p(game.randomised_costs)
         if not game.random_start:
             column[wanted] = game.first
-            return
+            if width == 0.0:
+                return
         for lane in np.flatnonzero(wanted).tolist():
-            column[lane] = generators[lane].integers(game.first, game.last - game.episode + 1)
+            if game.random_start:
+                column[lane] = generators[lane].integers(game.first, game.last - game.episode + 1)
+            if width > 0.0:
+                factor = math.exp(generators[lane].uniform(-width, width))
+                live[lane, NEXT_COST_SCALE] = game.defaults[COST_SCALE] * factor
 
     def row_of(self, start: Any) -> int:
         """Return the row on which an episode that begins at time ``start`` stands first.
@@ -163,8 +185,11 @@ class Simulation:
             )
         return row
 
-    def set_actions(self, actions: Any) -> None:
+    def set_actions(self, actions: Any, hold_bad: bool = False) -> None:
         """Copy ``(N, A)`` actions into the account rows.
+
+        Args:
+            hold_bad: pass numbers that are not finite on as NaN, which the kernel takes as "hold" and counts.
 
         Raises:
             ActionError: wrong shape, or a number that is not finite; nothing was changed.
@@ -176,6 +201,9 @@ class Simulation:
         if values.shape != target.shape:
             raise ActionError(f"action has shape {values.shape}, expected {target.shape}")
         if not np.isfinite(values).all():
+            if hold_bad:
+                target[...] = np.where(np.isfinite(values), values, np.nan)
+                return
             lane, number = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
             raise ActionError(f"action[{lane}, {number}] is {values[lane, number]}; actions are finite numbers")
         target[...] = values

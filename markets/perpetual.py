@@ -170,6 +170,12 @@ def is_breached(quantity: float, liquidation: float, mark: float) -> bool:
 
 
 @compiled
+def execution_price(quantity: float, liquidation: float, opened: float) -> float:
+    """Price at which a liquidation executes: its liquidation price, or the bar's mark open when that lies beyond it."""
+    return min(liquidation, opened) if quantity > 0.0 else max(liquidation, opened)
+
+
+@compiled
 def settle_liquidation(
     quantity: float, entry: float, margin: float, liquidation: float, opened: float, clearance_rate: float
 ) -> tuple[float, float, float, float]:
@@ -179,11 +185,31 @@ def settle_liquidation(
         execution price X, realised PnL, clearance fee taken, cover paid by the insurance fund. The trader loses at
         most the margin: ``realised - clearance + cover >= -margin``.
     """
-    price = min(liquidation, opened) if quantity > 0.0 else max(liquidation, opened)
+    price = execution_price(quantity, liquidation, opened)
     realised = quantity * (price - entry)
     rest = margin + realised
     clearance = min(clearance_rate * abs(quantity) * price, max(0.0, rest))
     return price, realised, clearance, max(0.0, -rest)
+
+
+@compiled
+def kept_in_tiered_liquidation(
+    quantity: float, entry: float, margin: float, price: float, tiers: Tiers, lot: float, fee_rate: float
+) -> float:
+    """What a tiered liquidation at ``price`` leaves open (signed); 0 when the whole position has to go.
+
+    The position is reduced to the cap of the highest lower tier, in whole lots, that makes it compliant: what is left
+    of the margin after the loss and the fee on the part that is sold exceeds the maintenance margin of the rest.
+    Source: "Binance Futures Liquidation Protocols".
+    """
+    side = 1.0 if quantity > 0.0 else -1.0
+    size = abs(quantity)
+    equity = margin + quantity * (price - entry)
+    for k in range(tier_of(size * price, tiers) - 1, -1, -1):
+        kept = round_quantity(tiers[k, 0] / price, lot)
+        if 0.0 < kept < size and equity - fee(size - kept, price, fee_rate) > maintenance_margin(kept * price, tiers):
+            return side * kept
+    return 0.0
 
 
 # --- execution cost ---------------------------------------------------------------------------------------------------
@@ -289,13 +315,14 @@ def check_order(
     largest: float,
     least_notional: float,
     band: float,
+    cross: bool = False,
 ) -> int:
     """Return 0 when an order may fill, or the code of the first check that fails.
 
     Order of checks: finite numbers, quantity limits, minimum notional (reduce-only orders are exempt), price band
     around mark, tier leverage limit for the resulting notional, free margin for initial margin plus fee. The quantity
     and price are expected rounded. ``wallet`` is the whole balance, since the margin of the whole position is posted
-    anew; a reducing order needs no margin.
+    anew; a reducing order needs no margin. In ``cross`` margin an unrealised profit counts like the wallet.
     """
     if not (math.isfinite(change) and math.isfinite(price) and math.isfinite(mark) and math.isfinite(wallet)):
         return REJECT_NOT_FINITE
@@ -317,7 +344,8 @@ def check_order(
     if leverage > maximum_leverage(notional, tiers):
         return REJECT_TIER_LEVERAGE
     needed = posted_margin(after, average, price, leverage) + fee(change, price, fee_rate)
-    if needed > (wallet + realised) * (1.0 + 1e-12):
+    profit = max(after * (price - average), 0.0) if cross else 0.0
+    if needed > (wallet + realised + profit) * (1.0 + 1e-12):
         return REJECT_MARGIN
     return 0
 
@@ -333,12 +361,14 @@ def affordable_quantity(
     leverage: float,
     tiers: Tiers,
     fee_rate: float,
+    cross: bool = False,
 ) -> float:
     """Largest part of an opening ``change`` whose margin and fee the wallet covers (signed, 0 when nothing is).
 
     The margin of the resulting notional N at price p is ``N / min(leverage, tier maximum)`` plus what the position has
     lost, so the answer is sought from the highest tier down. Flips first realise the old position, at
-    ``closing_price``; a caller who does not know the price yet passes the worst of each.
+    ``closing_price``; a caller who does not know the price yet passes the worst of each. In ``cross`` margin an
+    unrealised profit counts like the wallet, at ``closing_price`` too.
     """
     side = 1.0 if change > 0.0 else -1.0
     opposite = quantity * side < 0.0
@@ -347,7 +377,7 @@ def affordable_quantity(
     if opposite:
         cash = wallet + quantity * (closing_price - entry) - closing * max(price, closing_price) * fee_rate
     else:
-        cash = wallet + min(quantity * (price - entry), 0.0)
+        cash = wallet + (quantity * (closing_price - entry) if cross else min(quantity * (price - entry), 0.0))
     wanted = abs(change) - closing
     for k in range(tiers.shape[0] - 1, -1, -1):
         top = min(leverage, tiers[k, 1])
