@@ -13,7 +13,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs.rendering import Trace
+from envs.rendering import Trace, Window
 from envs.simulation import (
     END_CODE,
     END_CODES,
@@ -50,6 +50,11 @@ def _check_options(options: dict[str, Any] | None, valid: tuple[str, ...]) -> di
     return options or {}
 
 
+def _view(array: Any) -> Any:
+    """Memory view of an array: read and written in half the time that numpy's own indexing takes."""
+    return memoryview(array)
+
+
 class TradingEnv(gym.Env[NDArray[np.float32], Any]):
     """One account over one market, through the compiled step of its family.
 
@@ -83,6 +88,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self.action_space = action_space
         self.render_mode = render_mode
         self._trace = Trace() if render_mode else None
+        self._window: Window | None = None
         self.simulation = Simulation(game, 1)
         self._full = info == "full"
         self._hold_bad = on_bad_action == "hold"
@@ -113,7 +119,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         if self._trace is not None:
             self._trace.begin()
             self._record()
-        self._template = None
+        self._template.clear()
         self._in_sample = bool(self._times[int(self._account[ROW])] <= self.simulation.game.fitted_until)
         return self._observation.copy(), self._info(int(self._account[ROW])) if self._full else {}
 
@@ -138,21 +144,36 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         return self._observation.copy(), reward, outcome == TERMINATED, outcome == TRUNCATED, info
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Draw price, position and equity of the last bars: ``(H, W, 3)`` uint8, None without a render mode.
+        """Draw price, position and equity of the last bars.
+
+        Returns:
+            ``(H, W, 3)`` uint8 where the mode is ``rgb_array``. In mode ``human`` reset and step draw by themselves, in
+            a window, and the answer is None, as it is without a render mode.
 
         Raises:
             MissingExtraError: matplotlib (extra ``viz``) is not installed.
         """
-        return None if self._trace is None else self._trace.draw()
+        if self._trace is None:
+            return None
+        if self.render_mode == "rgb_array":
+            return self._trace.draw()
+        if self._window is None:
+            self._window = Window(type(self).__name__, self.metadata["render_fps"])
+        self._window.show(self._trace)
+        return None
 
     def close(self) -> None:
-        """Nothing is held open; may be called twice."""
+        """Close the window if there is one; may be called twice."""
+        if self._window is not None:
+            self._window.close()
 
     def _record(self) -> None:
         assert self._trace is not None
         names = self.simulation.game.columns
         price, position, equity = (float(self._account[names.index(name)]) for name in ("mark", "position", "equity"))
         self._trace.add(self._times[int(self._account[ROW])], price, position, equity)
+        if self.render_mode == "human":
+            self.render()
 
     def _set_action(self, action: Any) -> None:
         if self._one and type(action) is np.ndarray and action.shape == _ONE:  # what a policy sends, every bar
@@ -180,7 +201,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
 
     def _quiet_info(self, row: int) -> dict[str, Any]:
         """Build the info of a step in which every item is zero: a copy of the last such one, brought up to date."""
-        if self._template is None:
+        if not self._template:
             info = self._info(row)
             self._template = info.copy()
             return info
@@ -208,33 +229,30 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         return info
 
     def _link(self) -> None:
-        """Bind what ``step`` needs; done again after a copy, since copied views would write to nowhere.
-
-        Memory views of the account's columns are read and written in half the time that numpy's take.
-        """
+        """Bind what ``step`` needs; done again after a copy, since copied views would write to nowhere."""
         game = self.simulation.game
         simulation = self.simulation
         self._kernel = game.kernel
         self._arguments = (game.market, game.table, game.contract, simulation.accounts, simulation.obs, MODE_DISABLED)
         self._observation = simulation.obs[0, 0]
         self._account = simulation.accounts[0, 0]
-        self._numbers = memoryview(self._account)
-        self._action = memoryview(self._account[game.action_columns])
+        self._numbers = _view(self._account)
+        self._action = _view(self._account[game.action_columns])
         self._one = len(self._action) == 1
-        self._result = memoryview(self._account[ROW : QUIET + 1])
-        self._shown = memoryview(self._account[game.info.start : game.info.stop])
+        self._result = _view(self._account[ROW : QUIET + 1])
+        self._shown = _view(self._account[game.info.start : game.info.stop])
         self._keys = game.columns[game.info.start : game.info.stop]
         more = ("in_sample", "time", "reward_terms") + (() if game.bars.labels is None else ("label",))
         self._blank: dict[str, Any] = dict.fromkeys((*self._keys, *more))
-        self._state = memoryview(self._account[game.state.start : game.state.stop])
+        self._state = _view(self._account[game.state.start : game.state.stop])
         self._state_keys = game.columns[game.state.start : game.state.stop]
-        self._lively = memoryview(self._account[game.lively.start : game.lively.stop])
+        self._lively = _view(self._account[game.lively.start : game.lively.stop])
         self._show_lively = game.show_lively
-        self._template: dict[str, Any] | None = None  # info of the last quiet step, never handed out itself
+        self._template: dict[str, Any] = {}  # info of the last quiet step, never handed out itself
         self._stale = True
         self._flags = tuple(game.flags)
         self._times = game.bars.close_time
-        self._labels = None if game.bars.labels is None else memoryview(game.bars.labels)
+        self._labels = None if game.bars.labels is None else _view(game.bars.labels)
         self._terms = tuple(game.terms.items())
         self._one_term = self._terms[0][0] if len(self._terms) == 1 else None  # then it is the reward
 
@@ -244,7 +262,8 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             "_keys", "_blank", "_state", "_state_keys", "_lively", "_show_lively", "_template", "_stale", "_flags",
             "_times", "_labels", "_terms", "_one_term",
         )  # fmt: skip
-        return {key: value for key, value in self.__dict__.items() if key not in linked}
+        kept = {key: value for key, value in self.__dict__.items() if key not in linked}
+        return {**kept, "_window": None}  # a copy opens its own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -8,6 +8,9 @@ One base step of length dt in regime k, with local volatility s (per square root
     jump    ~ N(0, (jump_size s sqrt(5 min))^2) with probability 1 - exp(-jumps_per_day dt)
     volume  ~ (s / annual_volatility)^1.1 * (1 + |return| / (s sqrt(dt)))^0.35 * exp(0.45 noise)
 
+With ``randomise`` r > 0 volatility, drift, jump rate, spell length, volume and premium are multiplied by factors that
+the seed draws anew for every ``randomise_days``: one series then holds many markets.
+
 The regimes are a semi-Markov chain with gamma durations. High and low come from a Brownian bridge inside each base
 step; mark follows last without the bridge, so a wick in last is not in mark. Funding is the venues' formula on a
 simulated premium, which gives the atom at exactly 1 bp.
@@ -24,8 +27,7 @@ Futures Funding Rates".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ from numpy.typing import NDArray
 
 from markets.bars import Bars, as_interval, as_time
 from markets.errors import ConfigError
+from markets.synthetic_parameters import CryptoParameters
 
 Floats = NDArray[np.float64]
 Streams = dict[str, np.random.Generator]
@@ -49,139 +52,13 @@ FUNDING_INTEREST = 0.0001  # fraction per 8 hours
 FUNDING_CLAMP = 0.0005
 FUNDING_CAP = 0.003
 
+WORLD = ("volatility", "drift", "jumps", "spells", "volume", "premium")  # what ``randomise`` gives a factor
+
 # One child of the seed each, in this order; a new stream goes to the end, so that old markets stay what they were.
 STREAMS = (
     "regime", "fast", "slow", "returns", "jump_time", "jump_size", "bridge", "volume",
-    "premium_fast", "premium_slow", "basis",
+    "premium_fast", "premium_slow", "basis", "world",
 )  # fmt: skip
-
-PER_REGIME = ("drifts", "volatility_multipliers", "duration_hours", "transitions")
-POSITIVE = (
-    "volatility_multipliers", "duration_hours", "duration_shape", "annual_volatility", "fast_minutes", "slow_minutes",
-    "hour_factors", "weekday_factors", "volume_per_hour", "premium_fast_days", "premium_slow_days", "basis_minutes",
-    "start_price",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "transitions", "separation", "fast_sd", "slow_sd", "jumps_per_day", "jump_size", "volume_noise", "basis_bps",
-    "premium_fast_share",
-)  # fmt: skip
-MAX_SEPARATION = 10.0  # beyond it the calm regimes stop moving at all
-
-Row = tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CryptoParameters:
-    """Parameters of the BTC-like market; vectors are ordered as ``regimes`` (K = 4 here).
-
-    Attributes:
-        regimes: names of the K regimes.
-        drifts: drift of the price per year, ``E[P(t + dt) / P(t)] = exp(drift dt)``.
-        volatility_multipliers: volatility of a regime over ``annual_volatility``.
-        duration_hours: mean length of a spell.
-        duration_shape: shape of the gamma law of the lengths (2: no memoryless spells).
-        transitions: ``(K, K)`` next regime given this one, rows sum to 1, zero diagonal.
-        separation: 0 makes all regimes alike in drift and volatility, 1 is the default, more is cleaner. The mean
-            drift and the mean variance over all regimes do not change with it.
-        drift_scale: factor on all drifts; with 0 the price is a martingale.
-        annual_volatility: volatility per square root of a year (365 days) at multiplier 1, jumps not counted.
-        fast_minutes, slow_minutes: time constants of the two log-volatility factors.
-        fast_sd, slow_sd: their stationary standard deviations.
-        leverage: correlation of a volatility shock with the return shock before it.
-        student_t_dof: degrees of freedom of the return shocks, above 2.
-        jumps_per_day: mean number of jumps.
-        jump_size: standard deviation of a jump in local 5-minute standard deviations.
-        hour_factors: relative volatility by hour of the day, UTC (24); only ratios count.
-        weekday_factors: the same by day, Monday first (7).
-        volume_per_hour: median volume of an hour in an average state, base units (BTC).
-        volume_sigma, volume_return, volume_noise: exponents of the local volatility and of 1 + |return| in local
-            standard deviations, and the standard deviation of the log noise per base step.
-        premium_z, premium_bps: quantile map from a standard normal score to the 8-hour average premium (bp).
-        premium_fast_days, premium_slow_days: time constants of the two parts of the score.
-        premium_fast_share: share of the fast part in their variance.
-        premium_momentum: weight of the standardised return of the past seven days in the score.
-        funding_scale: factor on the funding rates; 0 for none.
-        basis_bps: standard deviation of log(mark / last), basis points.
-        basis_minutes: its time constant.
-        start_price: first open, quote currency.
-        start: first open time, UTC, on a whole minute.
-
-    Raises:
-        ConfigError: naming the field and its value.
-    """
-
-    regimes: tuple[str, ...] = ("range", "bull", "bear", "crash")
-    drifts: Row = (0.0, 1.2, -1.2, -0.5)
-    volatility_multipliers: Row = (0.65, 0.90, 1.15, 1.80)
-    duration_hours: Row = (72.0, 48.0, 36.0, 10.0)
-    duration_shape: float = 2.0
-    transitions: tuple[Row, ...] = (
-        (0.0, 0.45, 0.35, 0.20),
-        (0.60, 0.0, 0.30, 0.10),
-        (0.50, 0.30, 0.0, 0.20),
-        (0.35, 0.20, 0.45, 0.0),
-    )
-    separation: float = 1.0
-    drift_scale: float = 1.0
-    annual_volatility: float = 0.52
-    fast_minutes: float = 45.0
-    slow_minutes: float = 2000.0
-    fast_sd: float = 0.35
-    slow_sd: float = 0.26
-    leverage: float = -0.08
-    student_t_dof: float = 12.0
-    jumps_per_day: float = 1.0
-    jump_size: float = 3.0
-    hour_factors: Row = (
-        1.24, 1.08, 0.93, 0.79, 0.75, 0.72, 0.77, 0.83, 0.79, 0.75, 0.75, 0.75,
-        0.91, 1.34, 1.61, 1.29, 1.23, 1.28, 1.13, 1.07, 1.08, 1.02, 0.99, 0.85,
-    )  # fmt: skip
-    weekday_factors: Row = (1.10, 1.10, 1.10, 1.08, 1.08, 0.65, 0.88)
-    volume_per_hour: float = 5000.0
-    volume_sigma: float = 1.1
-    volume_return: float = 0.35
-    volume_noise: float = 0.45
-    premium_z: Row = (
-        -4.0, -3.09, -2.326, -1.645, -1.143, -0.524, -0.141, 0.994, 1.282, 1.645, 2.326, 3.09, 4.0,
-    )  # fmt: skip
-    premium_bps: Row = (
-        -25.0, -11.5, -7.0, -5.54, -5.0, -4.5, -4.0, 6.0, 7.7, 10.0, 15.8, 22.5, 40.0,
-    )  # fmt: skip
-    premium_fast_days: float = 2.0
-    premium_slow_days: float = 60.0
-    premium_fast_share: float = 0.25
-    premium_momentum: float = 0.45
-    funding_scale: float = 1.0
-    basis_bps: float = 1.0
-    basis_minutes: float = 25.0
-    start_price: float = 20_000.0
-    start: str = "2020-01-01"
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    @property
-    def shares(self) -> Floats:
-        """Long-run share of time in each regime: ``(K,)``, stationary chain weighted by mean duration."""
-        matrix = np.array(self.transitions)
-        equations = np.vstack([matrix.T - np.eye(len(matrix)), np.ones(len(matrix))])
-        visits = np.linalg.lstsq(equations, np.append(np.zeros(len(matrix)), 1.0), rcond=None)[0]
-        time = visits * np.array(self.duration_hours)
-        return time / time.sum()
-
-    @property
-    def separated_drifts(self) -> Floats:
-        """Drift per year of each regime after ``separation`` and ``drift_scale``: ``(K,)``."""
-        drifts = np.array(self.drifts)
-        mean = self.shares @ drifts
-        return self.drift_scale * (mean + self.separation * (drifts - mean))
-
-    @property
-    def separated_multipliers(self) -> Floats:
-        """Volatility multiplier of each regime after ``separation``: ``(K,)``, mean square unchanged."""
-        multipliers = np.array(self.volatility_multipliers)
-        spread = multipliers**self.separation
-        return spread * np.sqrt((self.shares @ multipliers**2) / (self.shares @ spread**2))
 
 
 def crypto(seed: int = 0, interval: str = "1h", bars: int = 40_000, parameters: CryptoParameters | None = None) -> Bars:
@@ -218,19 +95,21 @@ def crypto_arrays(seed: int, interval: str, bars: int, parameters: CryptoParamet
     children = np.random.SeedSequence(int(seed)).spawn(len(STREAMS))
     rng = {name: np.random.default_rng(child) for name, child in zip(STREAMS, children, strict=True)}
 
-    regime = _regimes(rng["regime"], steps, base, parameters)
+    world = _world(rng["world"], steps, base, parameters)
+    regime = _regimes(rng["regime"], steps, base, parameters, world["spells"])
     shocks = _unit_student_t(rng["returns"], steps + 1, parameters.student_t_dof)
-    sigma = _volatility(rng, shocks[:-1], regime, _clock(start, steps, base, parameters), base, parameters)
-    returns = _returns(rng, shocks[1:], sigma, regime, base, parameters)
+    clock = _clock(start, steps, base, parameters) * world["volatility"]
+    sigma = _volatility(rng, shocks[:-1], regime, clock, base, parameters)
+    returns = _returns(rng, shocks[1:], sigma, regime, base, parameters, world)
     path = np.log(parameters.start_price) + np.concatenate([[0.0], np.cumsum(returns)])  # (steps + 1,) log last
 
     shape = (int(bars), minutes // base)
     columns = _last_prices(rng["bridge"], path, returns, sigma * np.sqrt(base / YEAR_MINUTES), shape, parameters)
     columns |= _mark_prices(rng["basis"], path, base, shape, parameters)
-    volume = _volume(rng["volume"], returns, sigma, base, parameters)
+    volume = _volume(rng["volume"], returns, sigma, base, parameters) * world["volume"]
     columns["volume"] = volume.reshape(shape).sum(axis=1)
     length = np.timedelta64(minutes * 60 * 10**9, "ns")
-    stamps, rates = _funding(rng, path, start, base, parameters)
+    stamps, rates = _funding(rng, path, start, base, parameters, world)
     return {
         "time": start + np.arange(int(bars)) * length,
         "interval": length,
@@ -251,7 +130,17 @@ def funding_rate(premium: Floats) -> Floats:
     return np.clip(np.where(inside, FUNDING_INTEREST, outside), -FUNDING_CAP, FUNDING_CAP)
 
 
-def _regimes(rng: np.random.Generator, steps: int, base: int, p: CryptoParameters) -> NDArray[np.int8]:
+def _world(rng: np.random.Generator, steps: int, base: int, p: CryptoParameters) -> dict[str, Floats]:
+    """Draw the factors of each randomised parameter: ``(steps,)`` each, constant for ``randomise_days``."""
+    if p.randomise == 0.0:
+        return dict.fromkeys(WORLD, np.ones(steps))
+    length = max(1, round(p.randomise_days * DAY_MINUTES / base))
+    width = np.log1p(p.randomise)
+    factors = np.exp(rng.uniform(-width, width, (-(-steps // length), len(WORLD))))
+    return {name: np.repeat(column, length)[:steps] for name, column in zip(WORLD, factors.T, strict=True)}
+
+
+def _regimes(rng: np.random.Generator, steps: int, base: int, p: CryptoParameters, spells: Floats) -> NDArray[np.int8]:
     """Draw the regime of every base step: ``(steps,)``; spell by spell, so that a longer run is a continuation."""
     cumulative = np.cumsum(p.transitions, axis=1)
     scale = np.array(p.duration_hours) / p.duration_shape * 60 / base
@@ -260,7 +149,7 @@ def _regimes(rng: np.random.Generator, steps: int, base: int, p: CryptoParameter
     state, total = _choice(rng, np.cumsum(p.shares)), 0
     while total < steps:
         states.append(state)
-        lengths.append(max(1, round(rng.gamma(p.duration_shape) * scale[state])))
+        lengths.append(max(1, round(rng.gamma(p.duration_shape) * scale[state] * spells[total])))
         total += lengths[-1]
         state = _choice(rng, cumulative[state])
     return np.repeat(np.array(states, dtype=np.int8), lengths)[:steps]
@@ -305,15 +194,21 @@ def _unit_student_t(rng: np.random.Generator, count: int, dof: float) -> Floats:
 
 
 def _returns(
-    rng: Streams, shocks: Floats, sigma: Floats, regime: NDArray[np.int8], base: int, p: CryptoParameters
+    rng: Streams,
+    shocks: Floats,
+    sigma: Floats,
+    regime: NDArray[np.int8],
+    base: int,
+    p: CryptoParameters,
+    world: dict[str, Floats],
 ) -> Floats:
     """Return the log returns of the base steps: ``(steps,)``."""
     years = base / YEAR_MINUTES
     jump_sd = p.jump_size * np.sqrt(BASE_MINUTES / YEAR_MINUTES)  # of a unit volatility
-    probability = -np.expm1(-p.jumps_per_day * base / DAY_MINUTES)
+    probability = -np.expm1(-p.jumps_per_day * base / DAY_MINUTES * world["jumps"])
     at = np.flatnonzero(rng["jump_time"].random(len(sigma)) < probability)
     convexity = sigma**2 * (years + probability * jump_sd**2) / 2  # makes the drift one of the price
-    returns = p.separated_drifts[regime] * years - convexity + sigma * np.sqrt(years) * shocks
+    returns = p.separated_drifts[regime] * world["drift"] * years - convexity + sigma * np.sqrt(years) * shocks
     returns[at] += sigma[at] * jump_sd * rng["jump_size"].standard_normal(len(at))
     return returns
 
@@ -370,7 +265,7 @@ def _volume(rng: np.random.Generator, returns: Floats, sigma: Floats, base: int,
 
 
 def _funding(
-    rng: Streams, path: Floats, start: np.datetime64, base: int, p: CryptoParameters
+    rng: Streams, path: Floats, start: np.datetime64, base: int, p: CryptoParameters, world: dict[str, Floats]
 ) -> tuple[NDArray[np.datetime64], Floats]:
     """Return stamps and rates of the funding events from the first open to before the last close: ``(E,)`` each.
 
@@ -390,8 +285,10 @@ def _funding(
     ):
         normal = rng[name].standard_normal(len(stamps))
         score += np.sqrt(share) * _autoregression(normal, FUNDING_MINUTES / (days * DAY_MINUTES))
-    score = np.sqrt(1 - p.premium_momentum**2) * score + p.premium_momentum * week / week_sd
-    premium = np.interp(score, p.premium_z, p.premium_bps) * 1e-4
+    score = np.sqrt(1 - p.premium_momentum**2) * score + p.premium_momentum * week / (
+        week_sd * world["volatility"][done]
+    )
+    premium = np.interp(score, p.premium_z, p.premium_bps) * 1e-4 * world["premium"][done]
     return stamps.astype("datetime64[m]").astype("datetime64[ns]"), p.funding_scale * funding_rate(premium)
 
 
@@ -423,37 +320,3 @@ def _source(seed: int, interval: str, bars: int, p: CryptoParameters) -> str:
     names = (item.name for item in fields(p))
     values |= {name: getattr(p, name) for name in names if getattr(p, name) != getattr(default, name)}
     return "synthetic:crypto?" + "&".join(f"{name}={value}".replace(" ", "") for name, value in values.items())
-
-
-def _check(p: CryptoParameters) -> None:
-    """Raise for the first field that cannot work, naming it."""
-    count = len(p.regimes)
-    numbers = [item.name for item in fields(p) if item.name not in ("regimes", "start")]
-    _need(p, numbers, "must be finite numbers", lambda x: bool(np.isfinite(x).all()))
-    _need(p, PER_REGIME, f"must have {count} entries, one a regime", lambda x: len(x) == count)
-    _need(p, ["hour_factors"], "must have 24 entries", lambda x: x.shape == (24,))
-    _need(p, ["weekday_factors"], "must have 7 entries", lambda x: x.shape == (7,))
-    _need(p, ["premium_bps"], "must be as long as premium_z", lambda x: len(x) == len(p.premium_z))
-    _need(p, ["premium_z"], "must rise", lambda x: bool((np.diff(x) > 0).all()))
-    _need(p, POSITIVE, "must be above 0", lambda x: bool((x > 0).all()))
-    _need(p, NOT_NEGATIVE, "must not be negative", lambda x: bool((x >= 0).all()))
-    _need(p, ["separation"], f"must be at most {MAX_SEPARATION:g}", lambda x: bool(x <= MAX_SEPARATION))
-    _need(p, ["leverage", "premium_momentum"], "must lie between -1 and 1", lambda x: bool(abs(x) < 1))
-    _need(p, ["premium_fast_share"], "must lie in 0 .. 1", lambda x: bool(x <= 1))
-    _need(p, ["student_t_dof"], "must be above 2", lambda x: bool(x > 2))
-    _need(p, ["transitions"], "must be a square", lambda x: x.shape == (count, count))
-    _need(p, ["transitions"], "must have rows that sum to 1", lambda x: bool(np.allclose(x.sum(axis=1), 1)))
-    _need(p, ["transitions"], "must have a zero diagonal", lambda x: not np.diag(x).any())
-    start = as_time(p.start, "start")
-    if start != start.astype("datetime64[m]"):
-        raise ConfigError(f"start={p.start!r} must be on a whole minute")
-
-
-def _need(p: CryptoParameters, names: Iterable[str], text: str, good: Callable[[Any], bool]) -> None:
-    for name in names:
-        try:
-            fine = good(np.asarray(getattr(p, name), dtype=np.float64))
-        except (TypeError, ValueError):  # not a number, or rows of different lengths
-            fine = False
-        if not fine:
-            raise ConfigError(f"{name}={getattr(p, name)!r} {text}")

@@ -707,20 +707,20 @@ def test_scenario_has_the_numbers_computed_by_hand(scenario: Callable[..., None]
         ),
         (
             a_liquidation_at_the_open_cancels_the_waiting_order,
-            ("change != 0.0 and a[LIQUIDATED] == 0.0", "change != 0.0"),
+            ("if a[LIQUIDATED] == 0.0:  # a", "if True:  # a"),
         ),
         (
             a_position_closed_at_the_open_is_not_exposed_to_the_bar,
             (
-                "is_breached(carried, a[LIQUIDATION], opened)",
-                "is_breached(carried, a[LIQUIDATION], market[row + 1, MARK_LOW])",
+                "liquidate_while_breached(a, opened, opened",
+                "liquidate_while_breached(a, market[row + 1, MARK_LOW], opened",
             ),
         ),
         (
             a_position_opened_at_the_open_is_exposed_to_the_bar,
             (
-                "if is_breached(a[POSITION], a[LIQUIDATION], adverse)",
-                "if carried != 0.0 and is_breached(a[POSITION], a[LIQUIDATION], adverse)",
+                "        liquidate_while_breached(a, adverse",
+                "        if carried != 0.0: liquidate_while_breached(a, adverse",
             ),
         ),
         (
@@ -740,7 +740,7 @@ def test_scenario_has_the_numbers_computed_by_hand(scenario: Callable[..., None]
         (funding_at_the_open_alone_makes_a_position_liquidatable, ("a[MARGIN] -= payment", "pass")),
         (
             funding_inside_a_bar_alone_makes_a_position_liquidatable,
-            ("if a[POSITION] != 0.0 and is_breached(", "if False and is_breached("),
+            ("            liquidate_while_breached(a, adverse", "            pass; (a, adverse"),
         ),
         (a_daily_bar_is_charged_all_three_stamps, ("range(FUNDING_INSIDE,", "range(FUNDING_INSIDE + 1,")),
         (
@@ -1121,7 +1121,7 @@ def test_a_full_flip_is_cut_to_what_the_wallet_covers_and_never_refused(leverage
 
 
 def test_mutant_a_flip_that_closes_at_the_open_is_refused_again_and_again() -> None:
-    assert refused_flips(mutant(("worst, fill, a[WALLET]", "worst, worst, a[WALLET]"))) > 10
+    assert refused_flips(mutant(("worst, valued, a[WALLET]", "worst, worst, a[WALLET]"))) > 10
 
 
 def turned(side: float, leverage: float, kernel: Kernel | None = None) -> bool:
@@ -1145,7 +1145,7 @@ def test_the_opposite_full_action_turns_the_position_in_the_next_bar(side: float
 
 
 def test_mutant_a_long_that_cannot_turn_is_found() -> None:
-    assert not turned(1.0, 3.0, mutant(("worst, fill, a[WALLET]", "worst, worst, a[WALLET]")))
+    assert not turned(1.0, 3.0, mutant(("worst, valued, a[WALLET]", "worst, worst, a[WALLET]")))
 
 
 def poorest(kernel: Kernel | None = None) -> float:

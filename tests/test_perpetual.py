@@ -894,13 +894,15 @@ def draw(name: str, rng: np.random.Generator) -> Any:
         return float(rng.choice([0.0, 1.0, -1.0, rng.normal() * 10.0 ** rng.integers(-4, 5)]))
     if name == "tiers":
         return BTC if rng.random() < 0.5 else SOL
+    if name == "cross":
+        return bool(rng.random() < 0.5)
     if name in ("side",):
         return float(rng.choice([-1.0, 1.0]))
     if name in ("equity", "start"):
         return float(rng.choice([0.0, 1e-9, 1.0]) * rng.uniform(1e3, 1e5) + (name == "start"))
     if name in ("leverage", "hours_to_funding", "interval_hours"):
         return float(rng.uniform(1.0, 125.0))
-    if name in ("step", "tick", "smallest"):
+    if name in ("step", "tick", "smallest", "lot"):
         return 10.0 ** int(rng.integers(-4, 1))
     if name in SMALL:
         return float(rng.normal(0.001, 0.01))
