@@ -62,7 +62,8 @@ class Walk:
 def walk(
     agent: Agent, game: Game, scales: Sequence[float] = (1.0,), progress: Callable[[int], None] | None = None
 ) -> Walk:
-    """Walk ``agent`` deterministically through the whole split of ``game`` at each cost scale."""
+    """Walk ``agent`` deterministically through the whole split of ``game`` at each cost scale, none drawn at random."""
+    game = replace(game, randomised_costs=0.0)
     simulation = Simulation(game, len(scales))
     simulation.accounts[0, :, COST_SCALE] = np.array(scales) * simulation.accounts[0, :, COST_SCALE]
     agent.bind(game.names)

@@ -69,6 +69,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 8}
+    _template: dict[str, Any]  # info of the last quiet step, never handed out itself
 
     def __init__(
         self,
@@ -248,7 +249,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._state_keys = game.columns[game.state.start : game.state.stop]
         self._lively = _view(self._account[game.lively.start : game.lively.stop])
         self._show_lively = game.show_lively
-        self._template: dict[str, Any] = {}  # info of the last quiet step, never handed out itself
+        self._template = {}
         self._stale = True
         self._flags = tuple(game.flags)
         self._times = game.bars.close_time
