@@ -75,11 +75,12 @@ def draw_actions(env: Any, count: int, seed: int = SEED) -> list[Any]:
     return [space.sample() for _ in range(count)]
 
 
-def play(env: Any, actions: list[Any]) -> list[Step]:
+def play(env: Any, actions: list[Any], without: tuple[str, ...] = ()) -> list[Step]:
     """Step through ``actions`` until they or the episode end; what came back, comparable bit for bit."""
     steps = []
     for action in actions:
         obs, reward, terminated, truncated, info = env.step(action)
+        info = {key: value for key, value in info.items() if key not in without}
         steps.append((obs.tobytes(), reward, terminated, truncated, repr(info)))
         if terminated or truncated:
             break
@@ -436,7 +437,7 @@ def test_a_copy_of_a_running_vector_env_goes_on_bit_for_bit(name: str, how: str)
 def test_mutant_a_copy_whose_actions_go_nowhere_is_found() -> None:
     def detached(env: Any) -> Any:
         twin = copy.deepcopy(env)
-        twin.unwrapped._action = twin.unwrapped._action.copy()  # what a copied view would be
+        twin.unwrapped._action = memoryview(np.array(twin.unwrapped._action))  # what a copied view would be
         return twin
 
     with pytest.raises(AssertionError):
@@ -526,9 +527,9 @@ def test_an_action_outside_its_bounds_counts_as_the_bound_and_whole_numbers_as_n
     results = []
     for action in (env.action_space.high, env.action_space.high * (1 + 1e-9), env.action_space.high * 10.0):
         env.reset(seed=SEED)
-        results.append(play(env, [action.astype(np.float64)] * 3))
+        results.append(play(env, [action.astype(np.float64)] * 3, ("requested_action",)))
     env.reset(seed=SEED)
-    results.append(play(env, [env.action_space.high.astype(int)] * 3))
+    results.append(play(env, [env.action_space.high.astype(int)] * 3, ("requested_action",)))
     assert all(result == results[0] for result in results)
 
 

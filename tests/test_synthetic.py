@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from markets.bars import Bars
 from markets.errors import ConfigError
-from markets.synthetic import YEAR_MINUTES, CryptoParameters, _funding, crypto, crypto_arrays, funding_rate
+from markets.synthetic import WORLD, YEAR_MINUTES, CryptoParameters, _funding, crypto, crypto_arrays, funding_rate
 
 Floats = NDArray[np.float64]
 
@@ -174,7 +174,8 @@ def funding_on(path: Floats, lead: int = 0) -> Floats:
     """Rates of a 5-minute path; ``lead`` plants the fault of seeing that many steps ahead."""
     rng = {name: np.random.default_rng(number) for number, name in enumerate(("premium_fast", "premium_slow"))}
     seen = np.concatenate([path[lead:], np.full(lead, path[-1])])
-    return _funding(rng, seen, np.datetime64("2020-01-01", "ns"), 5, DEFAULT)[1]
+    world = dict.fromkeys(WORLD, np.ones(len(path) - 1))
+    return _funding(rng, seen, np.datetime64("2020-01-01", "ns"), 5, DEFAULT, world)[1]
 
 
 @pytest.mark.parametrize(("lead", "caught"), [(0, False), (1, True)])
