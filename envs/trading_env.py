@@ -13,10 +13,10 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from envs.account_info import AccountInfo, view
 from envs.rendering import Trace, Window
 from envs.simulation import (
     END_CODE,
-    END_CODES,
     END_NAMES,
     MODE_DISABLED,
     MODE_NEXT_STEP,
@@ -50,11 +50,6 @@ def _check_options(options: dict[str, Any] | None, valid: tuple[str, ...]) -> di
     return options or {}
 
 
-def _view(array: Any) -> Any:
-    """Memory view of an array: read and written in half the time that numpy's own indexing takes."""
-    return memoryview(array)
-
-
 class TradingEnv(gym.Env[NDArray[np.float32], Any]):
     """One account over one market, through the compiled step of its family.
 
@@ -69,7 +64,6 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 8}
-    _template: dict[str, Any]  # info of the last quiet step, never handed out itself
 
     def __init__(
         self,
@@ -94,7 +88,6 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._full = info == "full"
         self._hold_bad = on_bad_action == "hold"
         self._ended = True
-        self._in_sample = False  # of the episode: said at its beginning
         self._link()
 
     @property
@@ -120,9 +113,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         if self._trace is not None:
             self._trace.begin()
             self._record()
-        self._template.clear()
-        self._in_sample = bool(self._times[int(self._account[ROW])] <= self.simulation.game.fitted_until)
-        return self._observation.copy(), self._info(int(self._account[ROW])) if self._full else {}
+        return self._observation.copy(), self._infos.begin(int(self._account[ROW])) if self._full else {}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Trade one bar; see :meth:`gymnasium.Env.step`.
@@ -136,12 +127,12 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._set_action(action)
         self._kernel(*self._arguments)
         row, outcome, reward, quiet = self._result.tolist()
-        self._ended = outcome != RUNNING
+        self._ended = ended = outcome != RUNNING
         if self._trace is not None:
             self._record()
         info: dict[str, Any] = {}
         if self._full:
-            info = self._quiet_info(int(row)) if quiet else self._info(int(row))
+            info = self._infos.quiet(int(row), ended) if quiet else self._infos.full(int(row), ended)
         return self._observation.copy(), reward, outcome == TERMINATED, outcome == TRUNCATED, info
 
     def render(self) -> NDArray[np.uint8] | None:
@@ -172,7 +163,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         assert self._trace is not None
         names = self.simulation.game.columns
         price, position, equity = (float(self._account[names.index(name)]) for name in ("mark", "position", "equity"))
-        self._trace.add(self._times[int(self._account[ROW])], price, position, equity)
+        self._trace.add(self.simulation.game.bars.close_time[int(self._account[ROW])], price, position, equity)
         if self.render_mode == "human":
             self.render()
 
@@ -191,44 +182,6 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             value = np.where(np.isfinite(value), value, np.nan)
         np.asarray(self._action)[:] = value
 
-    def _info(self, row: int) -> dict[str, Any]:
-        self._stale = True
-        info = self._blank.copy()  # of its final size, which spares the dictionary its growth
-        info.update(zip(self._keys, self._shown.tolist()))  # noqa: B905 - strict= costs 0.2 us
-        for key in self._flags:
-            info[key] = info[key] != 0.0
-        info["in_sample"] = self._in_sample
-        return self._add_facts(info, row)
-
-    def _quiet_info(self, row: int) -> dict[str, Any]:
-        """Build the info of a step in which every item is zero: a copy of the last such one, brought up to date."""
-        if not self._template:
-            info = self._info(row)
-            self._template = info.copy()
-            return info
-        info = self._template.copy()
-        if self._stale:  # something was ordered, charged or liquidated since
-            info.update(zip(self._state_keys, self._state.tolist()))  # noqa: B905
-            self._template, self._stale = info.copy(), False
-        else:
-            self._show_lively(info, self._lively.tolist())
-        return self._add_facts(info, row)
-
-    def _add_facts(self, info: dict[str, Any], row: int) -> dict[str, Any]:
-        """Add what is not a number of the account: an object of its own each, or told at the end only."""
-        numbers = self._numbers
-        info["time"] = self._times[row]
-        if self._one_term is not None:
-            info["reward_terms"] = {self._one_term: numbers[REWARD]}
-        else:
-            info["reward_terms"] = {name: numbers[column] for name, column in self._terms}
-        if self._labels is not None:
-            info["label"] = self._labels[row]
-        if self._ended:
-            info["end_code"] = numbers[END_CODE]
-            info["ended_by"] = END_CODES[int(numbers[END_CODE])]
-        return info
-
     def _link(self) -> None:
         """Bind what ``step`` needs; done again after a copy, since copied views would write to nowhere."""
         game = self.simulation.game
@@ -237,34 +190,15 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._arguments = (game.market, game.table, game.contract, simulation.accounts, simulation.obs, MODE_DISABLED)
         self._observation = simulation.obs[0, 0]
         self._account = simulation.accounts[0, 0]
-        self._numbers = _view(self._account)
-        self._action = _view(self._account[game.action_columns])
+        self._action = view(self._account[game.action_columns])
         self._one = len(self._action) == 1
-        self._result = _view(self._account[ROW : QUIET + 1])
-        self._shown = _view(self._account[game.info.start : game.info.stop])
-        self._keys = game.columns[game.info.start : game.info.stop]
-        more = ("in_sample", "time", "reward_terms") + (() if game.bars.labels is None else ("label",))
-        self._blank: dict[str, Any] = dict.fromkeys((*self._keys, *more))
-        self._state = _view(self._account[game.state.start : game.state.stop])
-        self._state_keys = game.columns[game.state.start : game.state.stop]
-        self._lively = _view(self._account[game.lively.start : game.lively.stop])
-        self._show_lively = game.show_lively
-        self._template = {}
-        self._stale = True
-        self._flags = tuple(game.flags)
-        self._times = game.bars.close_time
-        self._labels = None if game.bars.labels is None else _view(game.bars.labels)
-        self._terms = tuple(game.terms.items())
-        self._one_term = self._terms[0][0] if len(self._terms) == 1 else None  # then it is the reward
+        self._result = view(self._account[ROW : QUIET + 1])
+        self._infos = AccountInfo(game, self._account)
 
     def __getstate__(self) -> dict[str, Any]:
-        linked = (
-            "_kernel", "_arguments", "_observation", "_account", "_numbers", "_action", "_one", "_result", "_shown",
-            "_keys", "_blank", "_state", "_state_keys", "_lively", "_show_lively", "_template", "_stale", "_flags",
-            "_times", "_labels", "_terms", "_one_term",
-        )  # fmt: skip
+        linked = ("_kernel", "_arguments", "_observation", "_account", "_action", "_one", "_result", "_infos")
         kept = {key: value for key, value in self.__dict__.items() if key not in linked}
-        return {**kept, "_window": None}  # a copy opens its own
+        return {**kept, "_window": None}  # a copy opens one of its own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import envs
+from envs.account_info import AccountInfo
 from envs.make import build
 from envs.perp_futures import PerpFutures, PerpFuturesConfig, PerpFuturesEnv
 from envs.simulation import ROW
@@ -53,10 +54,8 @@ def quiet_differences(kernel: Kernel | None = None, steps: int = 3_000, **settin
         draw = generator.random()
         action = math.nan if step % 97 == 0 else float(generator.uniform(-1, 1)) if draw < 0.1 else action
         _, _, terminated, truncated, info = env.step(np.array([action], np.float32))
-        stale = env._stale
         quiet += int(env._result.tolist()[-1])
-        full = env._info(int(env._account[ROW]))
-        env._stale = stale  # as the step left it
+        full = AccountInfo(game, env._account).full(int(env._account[ROW]), terminated or truncated)
         wrong += not same(info, full)
         if terminated or truncated:
             env.reset()
