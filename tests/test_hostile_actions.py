@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -36,13 +37,7 @@ def forms(space: gym.Space[Any]) -> list[tuple[Any, Any]]:
     if plain.size == 1:
         one = plain[0]
         good += [(float(one), plain), (int(one), plain), (True, plain), (np.bool_(True), plain), (np.array(one), plain)]
-    bad = [
-        plain.astype(complex),
-        plain.astype("M8[s]"),
-        plain.astype("m8[s]"),
-        plain.astype(object),
-        plain.astype("U9"),
-    ]
+    bad: list[Any] = [plain.astype(kind) for kind in (complex, "M8[s]", "m8[s]", "U9", "S9")]
     bad += [[[1.0], [1.0, 2.0]], [10**400] * plain.size, {0: 1.0}, {1.0}, iter(plain), math, np.zeros(0), b"\x00" * 8]
     bad += [np.full_like(plain, value) for value in (math.nan, math.inf, -math.inf)]
     return [*good, *((wrong, None) for wrong in bad)]
