@@ -104,6 +104,15 @@ def test_stable_baselines_check_env_finds_nothing_to_warn_about(name: str) -> No
 
 
 @pytest.mark.parametrize("name", IDS)
+def test_both_checkers_are_silent_about_the_env_without_the_wrappers_of_make(name: str) -> None:
+    """E01. Every warning is an error here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_by_gymnasium(maker(name)().unwrapped)
+        check_by_sb3(maker(name)().unwrapped)
+
+
+@pytest.mark.parametrize("name", IDS)
 def test_an_env_made_again_from_its_json_spec_passes_both_checkers_and_plays_the_same(name: str) -> None:
     first = maker(name)()
     assert first.spec is not None

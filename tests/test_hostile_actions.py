@@ -11,7 +11,20 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 from registered import IDS, make
-from test_perp_env import CODES, FEE_ONLY, FREE, Kernel, bar, check_step, flat, mutant, play, script
+from test_perp_env import (
+    CODES,
+    FEE_ONLY,
+    FREE,
+    Kernel,
+    bar,
+    check_step,
+    continuous,
+    environment,
+    flat,
+    mutant,
+    play,
+    script,
+)
 
 from envs.perp_futures import PerpFuturesConfig
 from envs.rewards import FLOOR, TERMS
@@ -62,9 +75,13 @@ def outcome(env: Any, action: Any) -> Any:
 def test_every_form_of_an_action_equals_its_plain_one_or_is_refused(name: str) -> None:
     """E50, E51, E52. Every numeric dtype, scalars, bools, other byte orders; no other kind of object."""
     env = make(name, disable_env_checker=True)
+    kernel: Any = env.unwrapped.simulation.game.kernel  # type: ignore[attr-defined]
+    env.reset(seed=SEED)
+    compiled = len(getattr(kernel, "signatures", ()))
     for form, plain in forms(env.action_space):
         got = outcome(env, form)
         assert got == (None if plain is None else outcome(env, plain)), f"{form!r} ({type(form).__name__})"
+    assert len(getattr(kernel, "signatures", ())) == compiled, "a form of an action compiled a kernel of its own"
 
 
 def test_mutant_an_action_that_is_read_as_something_else_is_found() -> None:
@@ -222,3 +239,53 @@ def test_mutant_a_fee_of_the_wrong_sign_is_found() -> None:
     """Twin of E62."""
     with pytest.raises(AssertionError):
         check_fee(0.5, mutant(("a[WALLET] += realised - paid", "a[WALLET] += realised + paid")))
+
+
+# ---- turning over -----------------------------------------------------------------------------------------------
+
+
+def drag_of_flips(leverage: float, kernel: Kernel | None = None, steps: int = 10_000) -> float:
+    """Flip the whole account every bar at a constant price; largest error of equity against the fills alone, in starts.
+
+    A fill of dQ at price p costs ``|dQ| p_0 h`` of half spread and ``|dQ| p f`` of fee, ``p = p_0 (1 +- h)``.
+    """
+    price, fee, half = 50_000.0, 0.0005, 0.00005
+    bars = continuous(np.full(steps + 8_000, price))
+    env = environment(
+        bars, kernel, leverage=leverage, episode_bars=steps, ruin=1e-6, lot_step=0.0, minimum_notional=0.0,
+        tick_size=0.0, continue_after_liquidation=True, split="test", train_end=str(bars.close_time[300]),
+        validation_end=str(bars.close_time[400]),
+    )  # fmt: skip
+    _, info = env.reset(seed=SEED)
+    wanted, worst = info["equity"], 0.0
+    for count in range(steps):
+        *_, terminated, truncated, info = env.step([1.0 if count % 2 else -1.0])
+        size, side = abs(info["fill_quantity"]), math.copysign(1.0, info["fill_quantity"])
+        wanted -= size * price * half + size * price * (1.0 + side * half) * fee
+        assert info["equity"] >= 0.0
+        assert not info["liquidated"]
+        worst = max(worst, abs(info["equity"] - wanted) / 10_000.0)
+        if terminated or truncated:
+            break
+    assert info["equity"] < 100.0, "that many flips cost almost everything"
+    return worst
+
+
+@pytest.mark.parametrize("leverage", [1.0, 3.0, 10.0])
+def test_ten_thousand_flips_cost_exactly_their_fees_and_half_spreads(leverage: float) -> None:
+    """E53."""
+    assert drag_of_flips(leverage) <= 1e-9
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("a[WALLET] += realised - paid", "a[WALLET] += realised - 0.999 * paid"),
+        ("paid = fee(change,", "paid = fee(after,"),
+    ],
+    ids=["a smaller fee", "a fee on what is held"],
+)  # fmt: skip
+def test_mutant_flips_at_another_fee_are_found(change: tuple[str, str]) -> None:
+    """Twin of E53."""
+    with pytest.raises(AssertionError):
+        assert drag_of_flips(1.0, mutant(change), 7_000) <= 1e-9
