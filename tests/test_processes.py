@@ -96,6 +96,7 @@ def test_training_and_evaluating_work_from_a_read_only_package_without_a_home_fo
 
 
 def test_mutant_an_id_that_writes_beside_its_package_is_found(alone: Any) -> None:
+    """Twin of E02."""
     run, place = alone
     done = run("-c", f"open({str(place / 'envs' / '__pycache__' / 'x')!r}, 'w')")
     assert done.returncode != 0
