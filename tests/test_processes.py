@@ -84,10 +84,10 @@ def test_every_id_is_made_with_nothing_but_a_read_only_package(alone: Any) -> No
 def test_training_and_evaluating_work_from_a_read_only_package_without_a_home_folder(alone: Any) -> None:
     """E02. The log of readings of the test split has no place either."""
     run, _ = alone
-    bars = str(family(IDS[0]).arguments["bars"])
+    bars = "synthetic:crypto?seed=1&interval=1h&bars=1200"
     done = run(
         "-m", "regimegym", "train", "--env", IDS[0], "--algo", "a2c", "--lanes", "8", "--steps", "500", "--bars", bars,
-        "--out", "agent",
+        "--env-arg", "episode_bars=100", "--out", "agent",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     done = run("-m", "regimegym", "evaluate", "agent", "--split", "test", "--bars", bars, "--json")
