@@ -67,6 +67,7 @@ def outcome(env: Any, action: Any) -> Any:
         except ActionError:
             assert env.unwrapped.simulation.accounts.tobytes() == before
             return None
+        rest[-1].pop("requested_action")  # says in which form it came
         steps.append((obs.tobytes(), repr(rest)))
     return steps
 

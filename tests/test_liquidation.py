@@ -162,8 +162,8 @@ def test_recorded_actions_played_again_give_the_same_liquidations() -> None:
 
 def test_mutant_a_replay_that_forgets_a_liquidation_is_found() -> None:
     """Twin of E07 and E10."""
-    check = "is_breached(a[POSITION], a[LIQUIDATION], adverse)"
-    forgets = mutant(("if " + check, f"if row % 3 != 0 and {check}"))
+    check = "        liquidate_while_breached(a, adverse"
+    forgets = mutant((check, check.replace("liq", "if row % 3 != 0: liq", 1)))
     actions, events = record(environment(**HELD), steps=1_500)
     assert record(environment(kernel=mutant(), **HELD), actions, 1_500)[1] == events
     assert record(environment(kernel=forgets, **HELD), actions, 1_500)[1] != events
@@ -282,7 +282,7 @@ def test_a_bar_that_switches_the_position_is_survived_or_not_by_the_new_side_alo
 @pytest.mark.parametrize(
     "change",
     [
-        ("(carried, a[LIQUIDATION], opened)", "(carried, a[LIQUIDATION], market[row + 1, MARK_LOW])"),
+        ("liquidate_while_breached(a, opened, opened", "liquidate_while_breached(a, market[row + 1, MARK_LOW], opened"),
         ("market[row + 1, MARK_LOW] if a[POSITION] > 0.0", "market[row + 1, MARK_LOW] if carried > 0.0"),
     ],
     ids=["the old side is exposed to the bar", "the extreme of the old side"],
@@ -313,11 +313,11 @@ def test_stamp_switch_liquidation_and_later_stamp_of_one_bar_come_in_the_venues_
 @pytest.mark.parametrize(
     "change",
     [
-        ("charge_funding(a, market[row + 1, FUNDING_AT_OPEN], opened, tiers)", "pass"),
-        ("charge_funding(a, market[row + 1, stamp], opened, tiers)",
-         "charge_funding(a, market[row + 1, stamp] if a[POSITION] else 0.0, opened, tiers); a[FUNDING] += 1.0"),
-        ("if change != 0.0 and a[LIQUIDATED] == 0.0:", "if False:"),
-        ("is_breached(a[POSITION], a[LIQUIDATION], adverse)", "is_breached(a[POSITION], a[LIQUIDATION], opened)"),
+        ("charge_funding(a, market[row + 1, FUNDING_AT_OPEN], opened, contract, tiers)", "pass"),
+        ("charge_funding(a, market[row + 1, stamp], opened, contract, tiers)",
+         "charge_funding(a, market[row + 1, stamp], opened, contract, tiers); a[FUNDING] += 1.0"),
+        ("if a[LIQUIDATED] == 0.0:  # a", "if False:  # a"),
+        ("liquidate_while_breached(a, adverse", "liquidate_while_breached(a, opened"),
     ],
     ids=["no stamp at the open", "a stamp for nobody", "no switch", "a bar without its high"],
 )  # fmt: skip
