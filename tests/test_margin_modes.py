@@ -244,7 +244,7 @@ def test_what_is_kept_is_compliant_and_less_than_it_was() -> None:
 @pytest.mark.parametrize("leverage", [3.0, 20.0, 100.0])
 @pytest.mark.parametrize("mode", [CROSS, TIERED, {**CROSS, **TIERED}], ids=["cross", "tiered", "cross and tiered"])
 def test_every_step_reconciles_in_every_margin_mode(mode: dict[str, Any], leverage: float) -> None:
-    """E21, E32. Over a wild market with a capital that reaches several tiers; check_books recomputes the account from info."""
+    """E21, E32. A wild market and a capital that reaches several tiers; check_books recomputes all from info."""
     counts = check_books(
         WILD + "&start_price=20000", 4_000, leverage=leverage, initial_equity=2e6, clearance_fee=0.0005,
         continue_after_liquidation=True, **mode,
