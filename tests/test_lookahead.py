@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from lookahead_fixtures import CLEAN, LEAKY, Fixture, Floats, ToyEnv, returns
 
-from agents import lookahead
+from agents import leaks, lookahead, lookahead_envs
 from agents.lookahead import Leaks
 from envs import perp_futures, perp_kernel
 from markets import features, sources
@@ -88,18 +88,18 @@ def wrong_fixtures() -> set[str]:
 
 
 def test_mutant_a_comparison_with_tolerance_misses_the_whisper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookahead, "differs", lambda one, two: ~np.isclose(one, two, 1e-9, 1e-9, equal_nan=True))
+    monkeypatch.setattr(leaks, "differs", lambda one, two: ~np.isclose(one, two, 1e-9, 1e-9, equal_nan=True))
     assert wrong_fixtures() == {"shift(-1), whispered"}
 
 
 def test_mutant_a_comparison_that_skips_the_last_row_misses_what_sees_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = lookahead.known
-    monkeypatch.setattr(lookahead, "known", lambda rows, k: max(original(rows, k) - 1, 0))
+    original = leaks.known
+    monkeypatch.setattr(leaks, "known", lambda rows, k: max(original(rows, k) - 1, 0))
     assert {"reward of the next bar", "appends the next return", "shift(-1), whispered", "peeks"} <= wrong_fixtures()
 
 
 def test_mutant_without_the_jump_of_prices_an_early_fill_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookahead, "_early_fill", lambda *_: None)
+    monkeypatch.setattr(lookahead_envs, "_early_fill", lambda *_: None)
     assert wrong_fixtures() == {"fills at the observed close"}
 
 
