@@ -504,7 +504,8 @@ def cut_text(decimals: int | None, keep: str) -> str:
     text = table.astype({"volume": int} if decimals == 0 else {}).to_csv(index=False).rstrip("\n")
     head, _, last = text.rpartition(",")
     whole, _, part = last.partition(".")
-    return f"{head},{ {'two digits': whole[:2], 'units': whole, 'point': whole + '.', 'tenths': f'{whole}.{part[:1]}'}[keep] }"
+    kept = {"two digits": whole[:2], "units": whole, "point": whole + ".", "tenths": f"{whole}.{part[:1]}"}
+    return f"{head},{kept[keep]}"
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz"])
