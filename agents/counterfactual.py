@@ -12,12 +12,21 @@ from markets.bars import PRICES, Bars
 Floats = NDArray[np.float64]
 
 WAYS = ("noise", "x10", "reversed", "cut")  # how bars from k on are replaced
+MISSING = "nan"  # one more, for what takes it: nothing is known from k on
 
 
 def changed(bars: Bars, k: int, how: str, seed: int = 0) -> Bars:
-    """Return bars whose rows from ``k`` on (and funding stamps from the opening of ``k``) are replaced or cut off."""
+    """Return bars whose rows from ``k`` on (and funding stamps from the opening of ``k``) are replaced or cut off.
+
+    Missing ones are not checked bars, which would refuse them.
+    """
     if how == "cut":
         return bars.between(0, k)
+    if how == MISSING:
+        holes = {name: value.copy() for name, value in bars.columns.items()}
+        for value in holes.values():
+            value[k:] = np.nan
+        return replace(bars, **holes, checked=False)  # type: ignore[arg-type]
     columns = {name: value.copy() for name, value in bars.columns.items()}
     for number, value in enumerate(columns.values()):
         value[k:] = _replaced(value[k:], how, np.random.default_rng([seed, k, number]))
@@ -47,6 +56,8 @@ def changed_rows(values: Floats, k: int, how: str, seed: int = 0) -> Floats:
 def _replaced(future: Floats, how: str, generator: np.random.Generator) -> Floats:
     if how == "noise":
         return future * np.exp(generator.normal(0.0, 1.0, future.shape))
+    if how == MISSING:
+        return np.full_like(future, np.nan)
     return future * 10.0 if how == "x10" else future[::-1]
 
 

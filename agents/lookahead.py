@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.vector import AutoresetMode
 
 import envs
 from agents.counterfactual import changed, changed_rows, gapped
@@ -28,6 +29,7 @@ from agents.leak_search import TRIALS
 from agents.leaks import Leak, Leaks
 from agents.lookahead_envs import STEPS, check_env
 from agents.lookahead_tables import check_normaliser, check_policy, check_table
+from agents.lookahead_vectors import LANE_STEPS, check_vector_env
 from envs.splits import FRACTIONS
 from markets import features
 from markets.bars import Bars
@@ -35,11 +37,28 @@ from markets.errors import ConfigError, RegimeGymError, unknown
 from markets.sources.memory import register_bars
 
 __all__ = [
-    "DEFAULT_BARS", "STEPS", "TRIALS", "Leak", "Leaks", "changed", "changed_rows", "check_env", "check_id",
-    "check_module", "check_normaliser", "check_policy", "check_table", "gapped", "load_module",
-]  # fmt: skip
+    "DEFAULT_BARS",
+    "LANE_STEPS",
+    "STEPS",
+    "TRIALS",
+    "Leak",
+    "Leaks",
+    "changed",
+    "changed_rows",
+    "check_env",
+    "check_id",
+    "check_id_lanes",
+    "check_module",
+    "check_normaliser",
+    "check_policy",
+    "check_table",
+    "check_vector_env",
+    "gapped",
+    "load_module",
+]
 
 DEFAULT_BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
+LANES, LANES_APART, LANE_EPISODE = 4, 7, 40  # native lanes, the bars between their starts and of their episodes
 
 
 def check_id(env_id: str, bars: Bars, arguments: Mapping[str, Any] | None = None, **settings: Any) -> Leaks:
@@ -51,6 +70,47 @@ def check_id(env_id: str, bars: Bars, arguments: Mapping[str, Any] | None = None
         arguments: of the environment.
         settings: of :func:`check_env`.
     """
+    given, train_rows = _given(env_id, bars, arguments)
+
+    def make(content: Bars) -> Any:
+        return gym.make(env_id, bars=register_bars("lookahead", content), **given)
+
+    return check_env(make, bars, subject=env_id, train_rows=train_rows, **settings)
+
+
+def check_id_lanes(
+    env_id: str, bars: Bars, arguments: Mapping[str, Any] | None = None, **settings: Any
+) -> Leaks | None:
+    """Look for the future in the native lanes of a registered environment; None where it has none.
+
+    The lanes begin at the first bars of the test split, a few bars apart, and play short episodes one after the other
+    (unless the arguments say otherwise), so that what they show at the end of an episode and after it is compared.
+
+    Args:
+        env_id: what ``gym.make_vec`` takes.
+        bars: the market.
+        arguments: of the environment.
+        settings: of :func:`check_vector_env`.
+    """
+    given, train_rows = _given(env_id, bars, arguments)
+    if gym.spec(env_id).vector_entry_point is None:
+        return None
+    given = {"random_start": True, "episode_bars": LANE_EPISODE, **given}
+
+    def make(content: Bars) -> Any:
+        return gym.make_vec(
+            env_id, num_envs=LANES, vectorization_mode="vector_entry_point",
+            autoreset_mode=AutoresetMode.SAME_STEP.value, bars=register_bars("lookahead", content), **given,
+        )  # fmt: skip
+
+    game = make(bars).unwrapped.simulation.game
+    options = {"start": [game.bars.time[game.first + LANES_APART * lane] for lane in range(LANES)]}
+    subject = f"{env_id}, {LANES} lanes"
+    return check_vector_env(make, bars, subject=subject, options=options, train_rows=train_rows, **settings)
+
+
+def _given(env_id: str, bars: Bars, arguments: Mapping[str, Any] | None) -> tuple[dict[str, Any], int]:
+    """Return the arguments of an environment with split dates held fixed, and how many bars it is fitted on."""
     if ":" not in env_id and env_id not in gym.registry:
         raise unknown("environment", env_id, envs.ids())
     if "bars" in (arguments or {}):
@@ -59,15 +119,10 @@ def check_id(env_id: str, bars: Bars, arguments: Mapping[str, Any] | None = None
     if "train_end" not in given and "validation_end" not in given:
         ends = [bars.close_time[int(fraction * len(bars)) - 1] for fraction in FRACTIONS]
         given |= {"train_end": str(ends[0]), "validation_end": str(ends[1])}
-    train_rows = bars.rows_closed_by(given["train_end"]) if given.get("train_end") is not None else 0
-
-    def make(content: Bars) -> Any:
-        return gym.make(env_id, bars=register_bars("lookahead", content), **given)
-
-    return check_env(make, bars, subject=env_id, train_rows=train_rows, **settings)
+    return given, bars.rows_closed_by(given["train_end"]) if given.get("train_end") is not None else 0
 
 
-SUBJECTS = ("table", "make_env", "normalise", "make_policy", "policy")
+SUBJECTS = ("table", "make_env", "make_vector_env", "normalise", "make_policy", "policy")
 
 
 def load_module(path: Path) -> ModuleType:
@@ -93,7 +148,7 @@ def load_module(path: Path) -> ModuleType:
 def check_module(
     path: Path, bars: Bars, *, first_row: int | None = None, trials: int = TRIALS, seed: int = 0
 ) -> list[Leaks]:
-    """Test what a file defines: ``table``, ``make_env``, ``normalise``, ``make_policy`` or a policy.
+    """Test what a file defines: any of ``SUBJECTS``.
 
     ``NAMES`` (column names), ``TRAIN_ROWS`` or ``TRAIN_END`` (what was fitted on) and ``FIRST_ROW`` (bar of the first
     observation) in the file say what the detector cannot know. A policy is ``policy``, or a class with ``predict``.
@@ -130,6 +185,8 @@ def _check_parts(
     if hasattr(module, "make_env"):
         row = getattr(module, "FIRST_ROW", first_row)
         yield check_env(module.make_env, bars, subject=f"{file}:make_env", first_row=row, **common)
+    if hasattr(module, "make_vector_env"):
+        yield check_vector_env(module.make_vector_env, bars, subject=f"{file}:make_vector_env", **common)
     if hasattr(module, "normalise"):
         rows = features.raw(bars)[features.warm_up(bars.interval) :]
         called = names or features.NAMES

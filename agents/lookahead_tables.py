@@ -51,9 +51,10 @@ def check_table(
         other = changed(bars, k, how, seed)
         return _record(function(other), len(other), subject, names)
 
-    return search(
-        subject, rebuild, lambda: _record(function(bars), len(bars), subject, names), train_rows, trials, seed
-    )
+    def base() -> Record:
+        return _record(function(bars), len(bars), subject, names)
+
+    return search(subject, rebuild, base, train_rows, trials, seed, missing=True)
 
 
 def check_normaliser(
@@ -73,14 +74,10 @@ def check_normaliser(
         other = changed_rows(values, k, how, seed)
         return _record(function(other), len(other), subject, names)
 
-    return search(
-        subject,
-        rebuild,
-        lambda: _record(function(values.copy()), len(values), subject, names),
-        train_rows,
-        trials,
-        seed,
-    )
+    def base() -> Record:
+        return _record(function(values.copy()), len(values), subject, names)
+
+    return search(subject, rebuild, base, train_rows, trials, seed, missing=True)
 
 
 def _record(made: Any, count: int, subject: str, names: Sequence[str] | None) -> Record:
@@ -133,9 +130,10 @@ def check_policy(
         names = ("action",) if answers.shape[1] == 1 else tuple(f"action[{i}]" for i in range(answers.shape[1]))
         return Record(answers, np.arange(len(answers)) + start + first, names)
 
-    return search(
-        subject, lambda k, how: decide(changed(bars, k, how, seed)), lambda: decide(bars), train_rows, trials, seed
-    )
+    def rebuild(k: int, how: str) -> Record:
+        return decide(changed(bars, k, how, seed))
+
+    return search(subject, rebuild, lambda: decide(bars), train_rows, trials, seed, missing=True)
 
 
 def _answers(policy: Any, history: NDArray[np.float32], first: int) -> tuple[int, Floats]:
