@@ -2,7 +2,8 @@
 
 Step costs are compared over the *same working set*: all lanes stand on one row and walk on together, so that a longer
 series brings more rows but no more of them are read. Lanes that stand anywhere in a series whose tables do not fit the
-processor's cache wait for memory; that figure is printed beside, without a bound, since it is the machine's.
+processor's cache wait for memory; that figure is printed beside, without a bound, since it is the machine's: a bare
+``numpy.take`` of rows as far apart, printed too, waits as well.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def scaling(env_id: str, watch: Stopwatch) -> list[Fact]:
     _walk(late, LATE)()
     beside = watch.medians([_walk(env, CALLS) for env in near], [partial(_begin, env) for env in near])
     spread = watch.medians([_walk(env, CALLS) for env in apart])
+    taken = watch.medians([_take(env, CALLS) for env in apart])
     first, last = watch.medians([_walk(early, CALLS), _walk(late, CALLS)], [partial(_begin, early), None])
     if (late.unwrapped.simulation.accounts[0, :, START] != begun).any():
         raise ConfigError(f"{env_id}: an episode of {EPISODE:,} bars ended before its cost was taken")
@@ -77,6 +79,7 @@ def scaling(env_id: str, watch: Stopwatch) -> list[Fact]:
     return [
         Fact(f"{series}, lanes side by side", beside[1] / beside[0], SAME),
         Fact(f"{series}, lanes anywhere (waits for memory)", spread[1] / spread[0]),
+        Fact(f"the same of a bare numpy.take of {LANES} rows anywhere", taken[1] / taken[0]),
         Fact(f"step cost {LATE:,} bars into an episode over that at its beginning", last / first, SAME),
     ]
 
@@ -99,6 +102,19 @@ def _walk(env: Any, calls: int) -> Loop:
     def go() -> int:
         for _ in range(calls):
             env.step(actions)
+        return calls * LANES
+
+    return go
+
+
+def _take(env: Any, calls: int) -> Loop:
+    """Take the rows of lanes that walk on from where they stand, and nothing else."""
+    simulation = env.unwrapped.simulation
+    table, rows = simulation.game.table, simulation.rows + np.arange(calls)[:, None]
+
+    def go() -> int:
+        for line in rows:
+            np.take(table, line, axis=0, mode="clip")
         return calls * LANES
 
     return go

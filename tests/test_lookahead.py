@@ -188,6 +188,13 @@ def test_the_native_lanes_are_clean_from_one_episode_to_the_next() -> None:
     assert leaks.columns == len(features.NAMES) + len(perp_kernel.ACCOUNT_NAMES) + 2 + len(lookahead_infos())
 
 
+def test_lanes_are_those_of_our_ids_however_they_are_written() -> None:
+    assert lookahead.check_id_lanes("CartPole-v1", half_year()) is None
+    leaks = lookahead.check_id_lanes("regimegym:PerpFutures-v0", half_year(), trials=1, steps=5)
+    assert leaks is not None
+    assert list(leaks) == []
+
+
 class OnlyAtTheEnd(gym.vector.VectorWrapper):
     """Shows the unsafe column as it is, and the next return only in ``final_obs``."""
 
@@ -394,6 +401,18 @@ def test_a_module_with_wrappers_goes_through_make_env(
         status, text = command("--module", str(file), "--trials", "3")
         assert status == leaky
         assert ("'momentum'" in text) == bool(leaky)
+
+
+def test_a_module_with_lanes_goes_through_make_vector_env_and_names_the_lane(
+    command: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    file = tmp_path / "lanes.py"
+    file.write_text("from lookahead_toys import OneLanePeeks as make_vector_env\n")
+    status, text = command("--module", str(file), "--trials", "1")
+    assert status == 1
+    assert "lanes.py:make_vector_env: 'return_1', step 0 (bar " in text
+    assert ", lane 2), looks 1 bar ahead" in text
 
 
 @pytest.mark.parametrize(
