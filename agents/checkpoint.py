@@ -83,7 +83,8 @@ class Checkpoints(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self._found is not None:
-            snapshot.restore_random(self.model, self._found.state)
+            with storage.naming(self._found.path, "its random state"):
+                snapshot.restore_random(self.model, self._found.state)
             self._found = None
         self.note()
         if self.num_timesteps >= self._next:
@@ -99,7 +100,8 @@ class Checkpoints(BaseCallback):
 
     def write(self) -> Path | None:
         """Write what was noted last; None where nothing was, or the disk refused: training goes on without."""
-        if self._latest is None and self._found is None and self.model._last_obs is not None:
+        begun = getattr(getattr(self, "model", None), "_last_obs", None) is not None
+        if self._latest is None and self._found is None and begun:
             self.note()  # interrupted between the first observation and the first rollout
         if self._latest is None:
             return None

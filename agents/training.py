@@ -148,7 +148,7 @@ def _learn(
     if config.evaluations:
         callbacks.append(choice)
     callbacks.append(checkpoints)  # after the choice: what is written down holds its verdict
-    resumed = model.num_timesteps > 0
+    resumed = model._last_obs is not None
     if model.num_timesteps >= config.steps:
         _log.info("%d steps are done already, nothing is left to train", model.num_timesteps)
         return None

@@ -26,8 +26,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 import agents
-from agents import artefact
-from agents.sb3 import POLICY, algorithm, build_model
+from agents import artefact, fit, storage
+from agents.sb3 import algorithm, build_model, net_settings
 from agents.vec_env import NativeVecEnv
 from envs.make import game_of
 from envs.perp_futures import PerpFuturesConfig
@@ -62,7 +62,7 @@ def save_agent(folder: Path, algo: str = "ppo", **settings: Any) -> Saved:
         bars=BARS,
         info="none",
     )
-    small = {"n_steps": 4, **({"batch_size": 8} if algo == "ppo" else {})}
+    small = {"a2c": {"n_steps": 4}, "tqc": {"buffer_size": 1000}}.get(algo, {"n_steps": 4, "batch_size": 8})
     policy = build_model(algo, NativeVecEnv(vector), SEED, "cpu", None, {**small, **settings}).policy
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
@@ -71,8 +71,8 @@ def save_agent(folder: Path, algo: str = "ppo", **settings: Any) -> Saved:
     manifest = {
         "name": algo, "algo": algo, "seed": SEED, "env": "PerpFutures-v0", "family": "PerpFutures",
         "arguments": {"bars": BARS}, "observation_names": game.names, "lanes": 2,
-        "policy": {key: settings.get(key, default) for key, default in POLICY.items()},
-        "settings": {**algorithm(algo).settings, **settings},
+        "policy": net_settings(algo, settings), "settings": {**algorithm(algo).settings, **settings},
+        "requires": fit.requirements(game), "encoder": None,
     }  # fmt: skip
     artefact.save(folder, policy, game.details["scaler"], manifest)
     return Saved(folder, policy, game.names)
@@ -214,7 +214,10 @@ def test_the_manifest_says_what_the_agent_is(saved: Saved) -> None:
     assert tuple(manifest["observation"]["names"]) == game.names
     assert np.array_equal(np.array(manifest["observation"]["low"], np.float32), game.low)
     assert np.array_equal(np.array(manifest["observation"]["high"], np.float32), game.high)
-    assert manifest["action"] == {"low": [-1.0], "high": [1.0]}
+    assert manifest["observation"]["shape"] == [len(game.names)]
+    assert manifest["action"] == {"low": [-1.0], "high": [1.0], "shape": [1], "dtype": "float32"}
+    assert manifest["requires"] == {"family": "PerpFutures", "leverage": 3.0, "contract_leverage": None}
+    assert manifest["encoder"] is None
     assert manifest["seed"] == SEED
     assert manifest["sha256"] == {n: hashlib.sha256(members[n]).hexdigest() for n in MEMBERS if n != "manifest.json"}
     for library in ("regimegym", "gymnasium", "stable-baselines3", "torch", "numpy", "python"):
@@ -302,7 +305,7 @@ def test_an_altered_member_in_a_well_formed_zip_is_noticed_by_its_hash(
 
     altered, digests = data, json.loads(members["manifest.json"])["sha256"]
     edit_manifest(saved.file, lambda m: m["sha256"].update({n: "x" for n in digests if n != member}))
-    monkeypatch.setattr(artefact.hashlib, "sha256", Blind)
+    monkeypatch.setattr(storage.hashlib, "sha256", Blind)
     artefact.load(saved.file)  # without the hash nobody would have noticed
 
 
@@ -344,7 +347,7 @@ def test_a_bit_flipped_anywhere_is_refused_or_changes_nothing(saved: Saved) -> N
 def test_a_truncated_file_is_refused(saved: Saved, sixteenth: int) -> None:
     whole = saved.file.read_bytes()
     saved.file.write_bytes(whole[: len(whole) * sixteenth // 16])
-    refused(saved.file, "not a complete agent")
+    refused(saved.file, "not a complete file")
 
 
 def test_a_file_without_its_last_byte_is_refused(saved: Saved) -> None:
@@ -418,7 +421,10 @@ def test_a_manifest_with_a_field_of_another_kind_is_refused(saved: Saved, key: s
 
 def test_an_observation_of_another_width_than_the_weights_is_refused(saved: Saved) -> None:
     def narrow(manifest: dict[str, Any]) -> None:
-        manifest["observation"] = {name: values[:-1] for name, values in manifest["observation"].items()}
+        seen = manifest["observation"]
+        for name in ("names", "low", "high"):
+            seen[name].pop()
+        seen["shape"] = [len(seen["names"])]
 
     edit_manifest(saved.file, narrow)
     refused(saved.file, "policy.safetensors", "_net.0.weight")  # of the policy or of the value: both are too wide
@@ -517,10 +523,11 @@ def test_a_member_that_claims_ten_gigabytes_is_refused_unread(
 @pytest.mark.parametrize("honest", [True, False], ids=["its size is declared", "a small size is declared"])
 def test_a_member_that_inflates_beyond_the_limit_is_refused(saved: Saved, honest: bool) -> None:
     members = contents(saved.file)
-    size = artefact.LARGEST + 1 if honest else 2**26
+    size = storage.LARGEST + 1 if honest else 2**26
     with zipfile.ZipFile(saved.file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
-            archive.writestr(name, bytes(size) if name == "policy.safetensors" else data)
+            bomb = name == "policy.safetensors"
+            archive.writestr(name, bytes(size) if bomb else data, None if bomb else zipfile.ZIP_STORED)
         if not honest:
             archive.getinfo("policy.safetensors").file_size = 1000
     assert saved.file.stat().st_size < 2**20
@@ -677,7 +684,7 @@ import os, signal, sys, warnings, zipfile
 warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
-from agents import artefact
+from agents import artefact, fit, storage
 folder, kill_at = sys.argv[1], int(sys.argv[2])
 loaded = artefact.load(folder)
 calls = 0

@@ -61,7 +61,7 @@ def test_a_short_training_ends_with_an_agent_that_acts(trained: Path) -> None:
     action, _ = agent.predict(np.zeros(len(agent.reads), np.float32))
     assert action.shape == (1,)
     assert -1.0 <= action[0] <= 1.0
-    assert sorted(item.name for item in trained.iterdir()) == ["agent.zip", "tensorboard"]
+    assert sorted(item.name for item in trained.iterdir()) == ["agent.zip", "checkpoints", "tensorboard"]
 
 
 def test_the_event_file_holds_every_documented_tag(trained: Path) -> None:
@@ -105,7 +105,8 @@ def test_the_manifest_says_how_the_agent_was_trained(trained: Path) -> None:
     assert manifest["steps"] == 4096
     assert manifest["lanes"] == 16
     assert manifest["bars"]["source"] == BARS
-    assert manifest["training_range"][0] < manifest["training_range"][1]
+    (first, last), (begin, end) = manifest["splits"]["train"], manifest["splits"]["validation"]
+    assert first < last < begin < end
     assert len(manifest["validation_history"]) >= 2
     best = max(row["score"] for row in manifest["validation_history"])
     assert manifest["chosen_on_validation"]["sharpe"] == best
