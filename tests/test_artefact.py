@@ -27,7 +27,7 @@ from safetensors.torch import save as save_tensors
 
 import agents
 from agents import artefact, fit, storage
-from agents.sb3 import algorithm, build_model, net_settings
+from agents.sb3 import ALGORITHMS, algorithm, build_model, net_settings
 from agents.vec_env import NativeVecEnv
 from envs.make import game_of
 from envs.perp_futures import PerpFuturesConfig
@@ -169,13 +169,13 @@ def test_one_weight_moved_by_its_last_bits_is_noticed(saved: Saved) -> None:
         check_round_trip(saved)
 
 
-@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
 @pytest.mark.parametrize(
     "settings",
     [
         {"use_sde": True},
         {"net_arch": [8], "activation_fn": "relu"},
-        {"net_arch": {"pi": [8, 4], "vf": [16]}, "activation_fn": "silu", "log_std_init": -2.0},
+        {"net_arch": {"pi": [8, 4], "vf": [16], "qf": [8]}, "activation_fn": "silu"},
     ],
     ids=["state-dependent noise", "one small layer", "separate nets"],
 )

@@ -21,7 +21,12 @@ from markets.errors import ConfigError, RegimeGymError, UnknownNameError
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
 SEED = 23
-SETTINGS: dict[str, dict[str, Any]] = {"ppo": {"n_steps": 32, "batch_size": 256, "n_epochs": 2}, "a2c": {}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ppo": {"n_steps": 32, "batch_size": 256, "n_epochs": 2},
+    "a2c": {},
+    "recurrent_ppo": {"n_steps": 32, "batch_size": 256, "n_epochs": 1, "lstm_hidden_size": 8},
+    "tqc": {"train_freq": 16, "gradient_steps": 1, "batch_size": 64, "learning_starts": 1024, "buffer_size": 4096},
+}
 TAGS = (
     "account/equity", "account/drawdown", "account/turnover", "account/costs", "account/funding", "account/leverage",
     "account/liquidations", "action/share_short", "action/share_flat", "action/share_long", "regime/share_bull",
@@ -46,7 +51,7 @@ def scalars(folder: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-@pytest.fixture(scope="module", params=["ppo", "a2c"])
+@pytest.fixture(scope="module", params=list(SETTINGS))
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     assert train(config(folder, request.param)) == folder / "agent.zip"
@@ -79,7 +84,8 @@ def test_the_event_file_holds_every_documented_tag(trained: Path) -> None:
 
 def test_tags_are_written_once_for_every_rollout(trained: Path) -> None:
     found = scalars(trained)
-    rollout = 16 * artefact.load(trained).manifest["settings"]["n_steps"]
+    settings = artefact.load(trained).manifest["settings"]
+    rollout = 16 * settings["train_freq" if "train_freq" in settings else "n_steps"]
     for tag in TAGS:
         assert len(found[tag]) == 4096 // rollout, tag
 
@@ -285,7 +291,7 @@ print(artefact.load({out!r}).manifest["sha256"]["policy.safetensors"])
 """
 
 
-@pytest.mark.parametrize("algo", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("algo", ["ppo", *(pytest.param(n, marks=pytest.mark.slow) for n in SETTINGS if n != "ppo")])
 def test_the_same_seed_gives_the_same_weights_in_two_processes_and_another_seed_others(
     tmp_path: Path, run_python: Callable[..., str], algo: str
 ) -> None:
@@ -392,7 +398,7 @@ def test_what_cannot_be_trained_is_a_typed_error_that_names_it(
     assert not (tmp_path / "agent.zip").exists()
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c"])
+@pytest.mark.parametrize("name", ["ppo", "a2c", "recurrent_ppo"])
 def test_an_unknown_hyperparameter_lists_only_what_can_be_set(tmp_path: Path, name: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         train(config(tmp_path, name, settings={"learning_rat": 1.0}))
