@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def test_the_walk_through_a_split_carries_the_state_and_begins_it_anew(recurrent
     assert seen[0][1] is None
     assert seen[0][2].all()
     assert seen[steps][1] is None
-    for before, after in zip(seen[: steps - 1], seen[1:steps], strict=True):
+    for before, after in pairwise(seen[:steps]):
         assert after[1] is before[4]
         assert not after[2].any()
     alone, state = [], None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from markets.errors import ConfigError, RegimeGymError, UnknownNameError
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
 SEED = 23
+ROOT = Path(artefact.__file__).resolve().parent.parent
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 32, "batch_size": 256, "n_epochs": 2},
     "a2c": {},
@@ -280,30 +283,46 @@ def test_without_evaluations_the_last_weights_are_saved(tmp_path: Path) -> None:
 # The same again
 
 REPEATED = """
-import hashlib, json, sys, warnings
+import sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 from agents import artefact
 from agents.training import TrainingConfig, train
-train(TrainingConfig(env="PerpFutures-v0", algo={algo!r}, steps=4096, seed={seed}, out=Path({out!r}), lanes=16,
-    arguments={{"bars": {bars!r}}}, settings={settings!r}, evaluations=2, device="cpu", quiet=True))
-print(artefact.load({out!r}).manifest["sha256"]["policy.safetensors"])
+for algo, settings in {settings!r}.items():
+    out = Path({out!r}) / algo
+    train(TrainingConfig(env="PerpFutures-v0", algo=algo, steps=4096, seed={seed}, out=out, lanes=16,
+        arguments={{"bars": {bars!r}}}, settings=settings, evaluations=0, device="cpu", quiet=True))
+    print(algo, artefact.load(out).manifest["sha256"]["policy.safetensors"])
 """
 
 
-@pytest.mark.parametrize("algo", ["ppo", *(pytest.param(n, marks=pytest.mark.slow) for n in SETTINGS if n != "ppo")])
-def test_the_same_seed_gives_the_same_weights_in_two_processes_and_another_seed_others(
-    tmp_path: Path, run_python: Callable[..., str], algo: str
-) -> None:
-    def weights(name: str, seed: int, hash_seed: str) -> str:
-        code = REPEATED.format(algo=algo, seed=seed, out=str(tmp_path / name), bars=BARS, settings=SETTINGS[algo])
-        return run_python(code, PYTHONHASHSEED=hash_seed).split()[-1]
+@pytest.fixture(scope="module")
+def hashes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """Hashes of the last weights of every algorithm, from two processes with the same seed and other hash seeds."""
+    found = []
+    for hash_seed in ("1", "4242"):
+        out = tmp_path_factory.mktemp("repeated")
+        code = REPEATED.format(seed=SEED, out=str(out), bars=BARS, settings=SETTINGS)
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(dict(line.split() for line in done.stdout.splitlines()))
+    return found
 
-    first = weights("first", SEED, "1")
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", SETTINGS)
+def test_the_same_seed_gives_the_same_weights_in_two_processes_and_another_seed_others(
+    algo: str, hashes: list[dict[str, str]], tmp_path: Path
+) -> None:
+    first, second = (found[algo] for found in hashes)
+    print(f"seed {SEED}, {algo}: {first}, {second}")
     assert len(first) == 64
-    assert weights("second", SEED, "4242") == first
-    train(config(tmp_path / "other", algo, seed=SEED + 1))  # the planted fault: another seed
-    assert artefact.load(tmp_path / "other").manifest["sha256"]["policy.safetensors"] != first
+    assert second == first
+    train(config(tmp_path, algo, seed=SEED + 1, evaluations=0))  # the planted fault: another seed
+    assert artefact.load(tmp_path).manifest["sha256"]["policy.safetensors"] != first
 
 
 def test_a_run_among_others_in_one_process_gives_the_same_weights(tmp_path: Path) -> None:
