@@ -10,7 +10,7 @@ from typing import Any
 from agents.artefact import PolicyAgent, load
 from agents.baselines import BASELINES
 from agents.evaluation import evaluate, over_seeds
-from agents.training import resolve
+from agents.recipe import resolve
 from envs.make import game_of
 from markets.errors import ArtefactError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -18,6 +19,7 @@ def versions() -> dict[str, str]:
     return {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()}
 
 
+@functools.cache
 def commit(root: Path = HOME) -> str | None:
     """Return the commit of a git checkout, with ``-dirty`` where files differ from it; None for an installed package.
 

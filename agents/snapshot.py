@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.generators import Arrays, generator_state, globals_state, restore_generator, restore_globals
+from agents.optimizers import optimizer_state, restore_optimizer
 from agents.vec_env import NativeVecEnv
 from markets.errors import ArtefactError
 
@@ -65,7 +66,7 @@ def take(model: Any, env: NativeVecEnv) -> Snapshot:
     optimizers = {}
     for name, part in modules.items():
         if isinstance(part, torch.optim.Optimizer):
-            tensors, optimizers[name] = _optimizer(part)
+            tensors, optimizers[name] = optimizer_state(part)
             arrays |= {f"optimizer/{name}/{key}": value for key, value in tensors.items()}
         else:
             arrays |= {f"weights/{key}": _copy(value) for key, value in part.state_dict().items()}
@@ -94,7 +95,7 @@ def restore(model: Any, env: NativeVecEnv, snapshot: Snapshot) -> None:
     modules, variables = _learned(model)
     for name, part in modules.items():
         if isinstance(part, torch.optim.Optimizer):
-            _restore_optimizer(part, name, _under(arrays, f"optimizer/{name}"), plain["optimizers"][name])
+            restore_optimizer(part, name, _under(arrays, f"optimizer/{name}"), plain["optimizers"][name])
         else:
             part.load_state_dict(as_tensors("weights", _under(arrays, "weights"), part.state_dict()), strict=True)
     for group, present in (("variable", variables), ("lstm", _recurrent(model))):
@@ -148,39 +149,6 @@ def _learned(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return what Stable-Baselines3 says a model learns: modules and optimisers, and single tensors, by name."""
     modules, variables = model._get_torch_save_params()
     return {name: attrgetter(name)(model) for name in modules}, {name: getattr(model, name) for name in variables}
-
-
-def _optimizer(part: torch.optim.Optimizer) -> tuple[Arrays, dict[str, Any]]:
-    """Return the tensors of an optimiser's state, and its plain values: settings, and counts that are no tensors."""
-    content, tensors, counts = part.state_dict(), {}, {}
-    for index, state in content["state"].items():
-        for key, value in state.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}/{key}"] = _copy(value)
-            else:
-                counts[f"{index}/{key}"] = value
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in content["param_groups"]]
-    return tensors, {"groups": groups, "counts": counts}
-
-
-def _restore_optimizer(part: torch.optim.Optimizer, name: str, tensors: Arrays, plain: dict[str, Any]) -> None:
-    parameters = [parameter for group in part.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **plain["counts"]}.items():
-        index, _, entry = key.partition("/")
-        if not 0 <= int(index) < len(parameters):
-            raise ArtefactError(f"optimizer {name} has no parameter {index}")
-        if isinstance(value, np.ndarray):
-            if value.shape not in ((), tuple(parameters[int(index)].shape)) or not np.isfinite(value).all():
-                raise ArtefactError(f"array optimizer/{name}/{key} does not fit its parameter, or is not finite")
-            value = torch.from_numpy(value.copy())
-        state.setdefault(int(index), {})[entry] = value
-    groups = []
-    for present, given in zip(part.state_dict()["param_groups"], plain["groups"], strict=True):
-        settings = {key: given[key] for key in present if key != "params"}  # JSON made lists of the pairs
-        pairs = {key: tuple(settings[key]) for key, value in present.items() if isinstance(value, tuple)}
-        groups.append({**settings, **pairs, "params": present["params"]})
-    part.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _recurrent(model: Any) -> dict[str, torch.Tensor]:

@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train and say where the agent is."""
-    from agents.training import TrainingConfig, describe, resolve, train
+    from agents.recipe import TrainingConfig, describe, resolve
+    from agents.training import train
 
     arguments = pairs(options.env_arg, "--env-arg")
     if options.bars is not None:

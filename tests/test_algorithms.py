@@ -16,8 +16,9 @@ import agents
 import regimegym
 from agents.artefact import PolicyAgent
 from agents.evaluation import walk
+from agents.recipe import TrainingConfig
 from agents.sb3 import ALGORITHMS, LARGEST_REPLAY, algorithm, build_model, hyperparameters
-from agents.training import TrainingConfig, train
+from agents.training import train
 from agents.vec_env import NativeVecEnv
 from envs.make import build_vector, game_of
 from envs.perp_futures import PerpFuturesConfig

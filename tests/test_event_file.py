@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents import artefact, event_file
 from agents.callbacks import AccountTags
 from agents.event_file import EventFile, tensorboard_logger
-from agents.training import TrainingConfig, train
+from agents.recipe import TrainingConfig
+from agents.training import train
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
 

@@ -16,7 +16,8 @@ import envs  # noqa: F401 - registers the ids
 import regimegym
 from agents import artefact, fit, storage
 from agents.artefact import PolicyAgent
-from agents.training import TrainingConfig, train
+from agents.recipe import TrainingConfig
+from agents.training import train
 from envs.make import build, build_vector, game_of
 from envs.perp_futures import PerpFuturesConfig
 from markets.errors import ArtefactError

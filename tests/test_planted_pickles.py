@@ -21,7 +21,8 @@ from planted_pickles import KINDS, payloads
 import agents
 import regimegym
 from agents import checkpoint, storage
-from agents.training import TrainingConfig, train
+from agents.recipe import TrainingConfig
+from agents.training import train
 from envs.make import build
 from markets.errors import RegimeGymError
 

@@ -21,8 +21,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import regimegym
 from agents import artefact, checkpoint, snapshot, storage, vec_env
 from agents.callbacks import AccountTags, ValidationChoice
+from agents.recipe import TrainingConfig
 from agents.sb3 import ALGORITHMS
-from agents.training import TrainingConfig, train
+from agents.training import train
 from agents.vec_env import NativeVecEnv
 from markets.errors import ArtefactError, ConfigError
 
@@ -198,8 +199,8 @@ def without(group: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 FORGOTTEN: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "weights": ("ppo", without("weights")),
-    "optimiser": ("ppo", forget(snapshot, "_restore_optimizer")),
-    "optimiser of A2C": ("a2c", forget(snapshot, "_restore_optimizer")),
+    "optimiser": ("ppo", forget(snapshot, "restore_optimizer")),
+    "optimiser of A2C": ("a2c", forget(snapshot, "restore_optimizer")),
     "accounts of the lanes": ("ppo", forget(NativeVecEnv, "restore", only_reset)),
     "generators of the lanes": ("ppo", forget(vec_env, "restore_generator")),
     "generators of the process": ("a2c", forget(snapshot, "restore_globals")),

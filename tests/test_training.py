@@ -16,9 +16,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import artefact, callbacks, metrics, training
+from agents import artefact, callbacks, metrics, recipe
 from agents.callbacks import AccountTags, ValidationChoice
-from agents.training import TrainingConfig, resolve, train
+from agents.recipe import TrainingConfig, resolve
+from agents.training import train
 from markets.errors import ConfigError, RegimeGymError, UnknownNameError
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
@@ -287,7 +288,8 @@ import sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 from agents import artefact
-from agents.training import TrainingConfig, train
+from agents.recipe import TrainingConfig
+from agents.training import train
 for algo, settings in {settings!r}.items():
     out = Path({out!r}) / algo
     train(TrainingConfig(env="PerpFutures-v0", algo=algo, steps=4096, seed={seed}, out=out, lanes=16,
@@ -455,5 +457,5 @@ def test_the_training_split_of_the_arguments_is_what_the_learner_sees() -> None:
 
 
 def test_a_configuration_can_be_described_as_plain_values(tmp_path: Path) -> None:
-    json.dumps(training.describe(config(tmp_path)))
-    assert training.describe(replace(config(tmp_path), seed=5))["seed"] == 5
+    json.dumps(recipe.describe(config(tmp_path)))
+    assert recipe.describe(replace(config(tmp_path), seed=5))["seed"] == 5
