@@ -40,9 +40,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: the run's ``identity``, its state, the choice on validation and the seconds it took so far."""
+    """What a file holds: the run's ``identity``, its state, the choice on validation, the steps it was ``planned`` for
+    and the seconds it took so far."""
 
     path: Path
+    planned: int
     identity: dict[str, Any]
     state: Snapshot
     choice: dict[str, Any]
@@ -55,18 +57,19 @@ class Checkpoints(BaseCallback):
     """Takes a snapshot at the beginning of every rollout and writes one to the disk at even intervals.
 
     Args:
+        planned: steps after which the run is finished.
         every: steps between files, counted from step 0, so that a resumed run writes at the same steps. The first file
             is written before the first step.
         found: what the run goes on from; its random state is put back when the first rollout begins.
     """
 
     def __init__(
-        self, folder: Path, identity: Mapping[str, Any], versions: Mapping[str, Any], every: int,
+        self, folder: Path, identity: Mapping[str, Any], versions: Mapping[str, Any], planned: int, every: int,
         choice: ValidationChoice, found: Checkpoint | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self._folder, self._every, self._choice = folder, every, choice
-        self._fixed = {"format": FORMAT, "identity": dict(identity), "versions": dict(versions)}
+        self._fixed = {"format": FORMAT, "identity": dict(identity), "versions": dict(versions), "planned": planned}
         self._found = found
         self._good = [found.path] if found else []
         self._next = every * (found.state.steps // every + 1) if found else 0
@@ -169,15 +172,23 @@ def read(path: Path) -> Checkpoint:
             if not isinstance(manifest[key], dict):
                 raise ArtefactError(f"{key} is {manifest[key]!r}, expected dict")
         seconds, steps = float(manifest["seconds"]), manifest["state"]["counters"]["num_timesteps"]
-        if type(steps) is not int or steps < 0:
-            raise ArtefactError(f"num_timesteps is {steps!r}")
+        for name, number in (("num_timesteps", steps), ("planned", manifest["planned"])):
+            if type(number) is not int or number < 0:
+                raise ArtefactError(f"{name} is {number!r}, expected a whole number")
     arrays: dict[str, Arrays] = {STATE: {}, BEST: {}, REPLAY: {}}
     for name, data in members.items():
         with storage.naming(path, name, SafetensorError):
             arrays[name] = load_arrays(data)
     state = Snapshot(arrays[STATE], manifest["state"], arrays[REPLAY])
     return Checkpoint(
-        path, manifest["identity"], state, manifest["choice"], arrays[BEST], seconds, manifest["versions"]
+        path,
+        manifest["planned"],
+        manifest["identity"],
+        state,
+        manifest["choice"],
+        arrays[BEST],
+        seconds,
+        manifest["versions"],
     )
 
 

@@ -74,7 +74,7 @@ def train(config: TrainingConfig) -> Path:
 
     choice = ValidationChoice(_validation(family, arguments), max(config.steps // max(config.evaluations, 1), 1), keep)
     every = config.checkpoint_every or CHECKPOINT_EVERY
-    checkpoints = Checkpoints(folder, run, versions(), every, choice, found)
+    checkpoints = Checkpoints(folder, run, versions(), config.steps, every, choice, found)
     if found is not None:
         checkpoint.restore(found, model, env, choice)
         _log.info("resumed from %s", found.path)
@@ -147,7 +147,7 @@ def _found(config: TrainingConfig, run: dict[str, Any], folder: Path) -> Checkpo
         _log.info("there is no checkpoint in %s yet: starting from the beginning", folder)
         return None
     check_same(found, run, versions())
-    if found.state.steps > config.steps:
+    if config.steps < found.state.steps and config.steps != found.planned:  # the last rollout goes beyond the plan
         raise ConfigError(f"steps={config.steps}: the run in {config.out} has {found.state.steps} steps already")
     return found
 

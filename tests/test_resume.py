@@ -300,10 +300,10 @@ def test_another_run_is_not_taken_for_the_one_to_resume(copied: Path, changes: d
 
 
 def test_a_finished_run_goes_on_when_it_is_given_more_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train(config(tmp_path, steps=1024))
+    train(config(tmp_path, steps=1000))  # four rollouts, the last of which goes beyond
     first = artefact.load(tmp_path).manifest
     with caplog.at_level(logging.INFO):
-        train(config(tmp_path, steps=1024, resume=True))
+        train(config(tmp_path, steps=1000, resume=True))
     assert "nothing is left to train" in caplog.text
     assert artefact.load(tmp_path).manifest["sha256"] == first["sha256"]
     train(config(tmp_path, steps=2048, resume=True))
