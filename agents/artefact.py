@@ -1,7 +1,7 @@
 """Saved agents: one file, ``agent.zip``, with a JSON manifest, the policy as safetensors and the feature scaler.
 
 Nothing is unpickled: the policy class comes from a closed table and its weights are plain tensors. How the file is
-written and read is in :mod:`agents.storage`. An agent knows the environment it was trained on and refuses another one.
+written and read is in :mod:`markets.storage`. An agent knows the environment it was trained on and refuses another one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from stable_baselines3.common.policies import BasePolicy
 
-from agents import fit, storage
+from agents import fit
 from agents.agent import Agent, Observation
 from agents.differences import differences
 from agents.provenance import versions
 from agents.sb3 import algorithm, policy_arguments
 from envs.simulation import Game
+from markets import storage
 from markets.errors import ArtefactError
 from markets.features import FeatureScaler
 

@@ -3,7 +3,7 @@
 ``OUT/checkpoints/checkpoint-STEPS.zip`` holds ``manifest.json`` (the run's identity, counters, generator states,
 optimiser settings, the choice on validation), ``state.safetensors`` (arrays of :mod:`agents.snapshot`), where there is
 one ``best.safetensors`` (the weights chosen so far) and ``replay.safetensors``. Files are written by
-:mod:`agents.storage` at the beginning of rollouts; the last two good ones are kept.
+:mod:`markets.storage` at the beginning of rollouts; the last two good ones are kept.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import snapshot, storage
+from agents import snapshot
 from agents.callbacks import ValidationChoice
 from agents.differences import differences
 from agents.generators import Arrays
 from agents.snapshot import Snapshot
 from agents.vec_env import NativeVecEnv
+from markets import storage
 from markets.errors import ArtefactError, ConfigError
 
 FOLDER = "checkpoints"

@@ -17,7 +17,7 @@ from envs.simulation import Game
 from markets.errors import ArtefactError, ConfigError
 from markets.features import FeatureScaler
 
-LEVERAGE_ARGUMENTS = ("leverage", "contract_leverage", "margin")  # as far as the family has them
+LEVERAGE_ARGUMENTS = ("leverage", "contract_leverage", "margin_mode", "liquidation")  # as far as the family has them
 
 
 def box(space: gym.Space[Any]) -> dict[str, Any]:

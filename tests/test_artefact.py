@@ -27,11 +27,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 import agents
-from agents import artefact, fit, provenance, storage
+from agents import artefact, fit, provenance
 from agents.sb3 import ALGORITHMS, algorithm, build_model, net_settings
 from agents.vec_env import NativeVecEnv
 from envs.make import game_of
 from envs.perp_futures import PerpFuturesConfig
+from markets import storage
 from markets.errors import ArtefactError, UnknownNameError
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
@@ -692,7 +693,7 @@ print("kills", kill_at - 1)
 def test_a_process_killed_at_any_step_of_a_save_leaves_the_old_agent_or_the_new_one(
     saved: Saved, run_python: Callable[..., str]
 ) -> None:
-    """C01: at every call that touches the disk, each in a process of its own."""
+    """C01. At every call that touches the disk, each in a process of its own."""
     kills = int(run_python(KILLED.format(folder=str(saved.folder))).split()[-1])
     print(f"killed at {kills} places")
     assert kills > 5
@@ -715,7 +716,7 @@ def test_an_agent_of_other_versions_is_loaded_with_a_warning_that_names_them(
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_a_thousand_observations_are_answered_alike_after_loading_and_on_two_threads(tmp_path: Path, algo: str) -> None:
-    """C11: to the last bit with one thread, to 1e-6 with two."""
+    """C11. To the last bit with one thread, to 1e-6 with two."""
     saved, data = save_agent(tmp_path, algo), observations(1_000)
     expected, _ = saved.policy.predict(data, deterministic=True)
     loaded = artefact.load(tmp_path)

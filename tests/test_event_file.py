@@ -137,7 +137,7 @@ def train_with(trouble: Callable[[Path, pytest.MonkeyPatch], None], out: Path, p
 def test_a_training_goes_on_where_its_log_cannot_be_written(
     trouble: Callable[[Path, pytest.MonkeyPatch], None], said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """C16: said once, and the agent is the one that a training with a log ends with."""
+    """C16. Said once, and the agent is the one that a training with a log ends with."""
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
         train_with(trouble, tmp_path / "troubled", patch)
     assert caplog.text.count("TensorBoard records cannot be written, training goes on") == said
@@ -152,7 +152,7 @@ def test_a_training_goes_on_where_its_log_cannot_be_written(
 
 
 def test_a_log_that_ends_the_training_is_caught(tmp_path: Path) -> None:
-    """C16, mutant twin: the error is not held back."""
+    """Twin of C16. The error is not held back."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EventFile, "write", lambda self, values, excluded, step=0: self._append([]))
         with pytest.raises(OSError, match="No space"):

@@ -14,12 +14,13 @@ import pytest
 import agents
 import envs  # noqa: F401 - registers the ids
 import regimegym
-from agents import artefact, fit, storage
+from agents import artefact, fit
 from agents.artefact import PolicyAgent
 from agents.recipe import TrainingConfig
 from agents.training import train
 from envs.make import build, build_vector, game_of
 from envs.perp_futures import PerpFuturesConfig
+from markets import storage
 from markets.errors import ArtefactError
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
@@ -183,7 +184,7 @@ def test_the_encoder_of_a_game_is_noted_with_its_hash() -> None:
 
 
 def test_a_check_that_compares_nothing_is_caught(agent: PolicyAgent, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C09, mutant twin: the environment is described by what the agent expects."""
+    """Twin of C09. The environment is described by what the agent expects."""
     expected = fit.expectation(agent.manifest, agent.scaler)
     monkeypatch.setattr(fit, "description", lambda *_: expected)
     with pytest.raises(pytest.fail.Exception):

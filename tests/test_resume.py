@@ -19,12 +19,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import regimegym
-from agents import artefact, checkpoint, snapshot, storage, vec_env
+from agents import artefact, checkpoint, snapshot, vec_env
 from agents.callbacks import AccountTags, ValidationChoice
 from agents.recipe import TrainingConfig
 from agents.sb3 import ALGORITHMS
 from agents.training import train
 from agents.vec_env import NativeVecEnv
+from markets import storage
 from markets.errors import ArtefactError, ConfigError
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
@@ -154,7 +155,7 @@ def copied(cut: Path, tmp_path: Path) -> Path:
 def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_uninterrupted_one(
     name: str, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """C12: by hash for PPO and A2C; RecurrentPPO and TQC print the largest difference, which is 0 as well."""
+    """C12. By hash for PPO and A2C; RecurrentPPO and TQC print the largest difference, which is 0 as well."""
     print(f"seed {SEED}")
     algo = name.split()[0]
     kill(config(tmp_path, algo, **RUNS[name]))
@@ -214,7 +215,7 @@ FORGOTTEN: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
 
 @pytest.mark.parametrize("part", FORGOTTEN)
 def test_a_resume_that_forgets_a_part_is_caught(part: str, whole: Callable[[str], Path], tmp_path: Path) -> None:
-    """C12, mutant twins."""
+    """Twin of C12."""
     name, plant = FORGOTTEN[part]
     algo = name.split()[0]
     kill(config(tmp_path, algo, **RUNS[name]))
@@ -255,7 +256,7 @@ def words(out: Path, *more: str) -> list[str]:
 def test_the_command_line_resumes_a_process_that_was_killed_to_the_same_weights(
     whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """C12, with SIGKILL, from process to process."""
+    """C12. With SIGKILL, from process to process."""
     code = KILLS_ITSELF.format(calls=KILLED_AFTER, words=words(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -267,7 +268,7 @@ def test_the_command_line_resumes_a_process_that_was_killed_to_the_same_weights(
 
 
 def test_a_run_is_not_resumed_with_other_arguments_and_every_difference_is_named(copied: Path) -> None:
-    """C09 of training checkpoints."""
+    """C09. Of training checkpoints."""
     changes: dict[str, Any] = {
         "seed": SEED + 1, "lanes": 4, "evaluations": 5, "arguments": {**ARGUMENTS, "leverage": 5.0},
         "more": {"gamma": 0.9},
@@ -413,7 +414,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed_and_the_one_before_it_read(
 def test_a_run_with_a_damaged_checkpoint_is_resumed_from_the_one_before_to_the_same_weights(
     copied: Path, whole: Callable[[str], Path]
 ) -> None:
-    """C03, and the damaged file does not count as one of the two good ones."""
+    """C03. And the damaged file does not count as one of the two good ones."""
     damaged = newest_of(copied)
     damaged.write_bytes(damaged.read_bytes()[:1000])
     train(config(copied, resume=True))
@@ -490,7 +491,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_state_that_does_not_fit_is_refused_and_named(copied: Path, what: str) -> None:
-    """C08, C09 of training checkpoints."""
+    """C08, C09. Of training checkpoints."""
     change, said = WRONG[what]
     path, older = checkpoint.files(copied / "checkpoints")
     older.unlink()
@@ -524,7 +525,7 @@ def ctrl_c() -> None:
 def test_ctrl_c_leaves_a_checkpoint_and_an_agent_and_the_run_resumes_to_the_same_weights(
     whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """C13: the checkpoint stands at the beginning of the rollout that was interrupted."""
+    """C13. The checkpoint stands at the beginning of the rollout that was interrupted."""
     interrupted(tmp_path, ctrl_c)
     found = checkpoint.newest(tmp_path / "checkpoints")
     rollout = LANES * SETTINGS["ppo"]["n_steps"]
@@ -570,7 +571,7 @@ def test_a_second_ctrl_c_quits_at_once_and_leaves_whole_files(
 def test_the_exit_status_tells_which_signal_ended_the_training(
     number: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """C13: the statuses that ``regimegym train --help`` documents."""
+    """C13. The statuses that ``regimegym train --help`` documents."""
     honest, calls = AccountTags._on_step, [0]
 
     def on_step(self: Any) -> bool:
@@ -626,7 +627,7 @@ def refusing_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_full_disk_costs_checkpoints_and_not_the_training(
     refusing_disk: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """C04: training goes on, the files of before stay whole, and only the last save ends in an error."""
+    """C04. Training goes on, the files of before stay whole, and only the last save ends in an error."""
     with pytest.raises(OSError, match="No space"):
         train(config(tmp_path))
     assert "no checkpoint could be written, training goes on" in caplog.text

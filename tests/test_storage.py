@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agents import storage
+from markets import storage
 from markets.errors import ArtefactError
 
 NAMES = ("body.bin", "tail.bin")
@@ -101,7 +101,7 @@ def kills(run_python: Callable[..., str], folder: Path, writer: str, seed: int, 
 def test_fifty_kills_while_saving_leave_the_old_file_or_the_new_one(
     run_python: Callable[..., str], tmp_path: Path
 ) -> None:
-    """C01, C02: 50 SIGKILLs at random moments; what they left behind is gone after the next save."""
+    """C01, C02. 50 SIGKILLs at random moments; what they left behind is gone after the next save."""
     damaged, leftovers, files = kills(run_python, tmp_path, "atomic", seed=1)
     print(f"seed 1: {damaged} damaged, {leftovers} temporary files left by kills, then {files}")
     assert damaged == "0"
@@ -111,7 +111,7 @@ def test_fifty_kills_while_saving_leave_the_old_file_or_the_new_one(
 
 @forks
 def test_a_naive_writer_is_caught_by_the_same_kills(run_python: Callable[..., str], tmp_path: Path) -> None:
-    """C01, mutant twin: open the file and write."""
+    """Twin of C01. Open the file and write."""
     damaged, _, _ = kills(run_python, tmp_path, "naive", seed=1)
     print(f"seed 1: {damaged} of 50 kills left a damaged file")
     assert int(damaged) > 0
@@ -146,7 +146,7 @@ print(number_of(path), len(seen), len(list(path.parent.iterdir())))
 def test_two_processes_that_save_to_one_path_leave_one_whole_file(
     run_python: Callable[..., str], tmp_path: Path
 ) -> None:
-    """C05: the reader never sees a mixture, and the last file is the last one of one of the two."""
+    """C05. The reader never sees a mixture, and the last file is the last one of one of the two."""
     code = TWO_WRITERS.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     last, seen, files = run_python(code).split()
     assert int(last) in (1_099, 2_099)
@@ -316,7 +316,7 @@ def empty_members(count: int) -> bytes:
 def test_a_zip_with_a_million_members_is_refused_unparsed(
     tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """C07: by the size of its directory, or by the 64-bit counts that a million needs."""
+    """C07. By the size of its directory, or by the 64-bit counts that a million needs."""
     from agents import artefact, checkpoint
 
     path = tmp_path / "agent.zip"
@@ -330,7 +330,7 @@ def test_a_zip_with_a_million_members_is_refused_unparsed(
 
 
 def test_a_small_count_in_front_of_a_large_one_does_not_pass(tmp_path: Path) -> None:
-    """C07: the 64-bit record overrules the small one, so its mere presence is refused."""
+    """C07. The 64-bit record overrules the small one, so its mere presence is refused."""
     data = empty_members(70_000)
     path = tmp_path / "agent.zip"
     path.write_bytes(data[:-22] + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 3, 3, 200, 0, 0))
