@@ -235,6 +235,7 @@ CURVES: list[tuple[list[float], int | None]] = [
 def test_the_weights_with_the_best_score_are_kept_and_never_those_without_one(
     scores: list[float], best: int | None
 ) -> None:
+    """C14."""
     check_best_is_kept(ValidationChoice, scores, best)
 
 
@@ -242,6 +243,7 @@ def test_the_weights_with_the_best_score_are_kept_and_never_those_without_one(
     ("kind", "scores", "best"), [(KeepsTheLast, [1.0, 3.0, 2.0], 1), (ComparesWithNan, [1.0, NAN, 0.5], 0)]
 )
 def test_a_choice_with_a_planted_fault_is_caught(kind: type[ValidationChoice], scores: list[float], best: int) -> None:
+    """Twin of C14. Among them ``not score <= best``, for which NaN is better than anything."""
     with pytest.raises(AssertionError):
         check_best_is_kept(kind, scores, best)
 
@@ -268,6 +270,7 @@ def test_the_saved_agent_has_the_weights_that_scored_best(tmp_path: Path, monkey
 def test_a_score_that_is_not_a_number_does_not_lose_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """C14."""
     scores = iter([0.5, NAN, 0.2, NAN, NAN])
     monkeypatch.setattr(metrics, "sharpe", lambda *_: next(scores))
     train(config(tmp_path))
