@@ -218,7 +218,10 @@ def test_the_manifest_says_what_the_agent_is(saved: Saved) -> None:
     assert np.array_equal(np.array(manifest["observation"]["high"], np.float32), game.high)
     assert manifest["observation"]["shape"] == [len(game.names)]
     assert manifest["action"] == {"low": [-1.0], "high": [1.0], "shape": [1], "dtype": "float32"}
-    assert manifest["requires"] == {"family": "PerpFutures", "leverage": 3.0, "contract_leverage": None}
+    assert manifest["requires"] == {
+        "family": "PerpFutures", "leverage": 3.0, "contract_leverage": None, "margin_mode": "isolated",
+        "liquidation": "full",
+    }  # fmt: skip
     assert manifest["encoder"] is None
     assert manifest["seed"] == SEED
     assert manifest["sha256"] == {n: hashlib.sha256(members[n]).hexdigest() for n in MEMBERS if n != "manifest.json"}

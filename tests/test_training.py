@@ -20,6 +20,7 @@ from agents import artefact, callbacks, metrics, recipe
 from agents.callbacks import AccountTags, ValidationChoice
 from agents.recipe import TrainingConfig, resolve
 from agents.training import train
+from envs.simulation import OUTCOME, ROW, TERMINATED, TRUNCATED
 from markets.errors import ConfigError, RegimeGymError, UnknownNameError
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
@@ -129,7 +130,7 @@ def rollout_tags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **changes: Any
 
     def watch(self: Any) -> bool:
         simulation = self.training_env.simulation
-        ended = np.isin(simulation.accounts[0, :, 4], (1.0, 2.0))  # outcome
+        ended = np.isin(simulation.accounts[0, :, OUTCOME], (TERMINATED, TRUNCATED))
         seen.append(np.where(ended[:, None], simulation.accounts[1], simulation.accounts[0]))
         return honest(self)
 
@@ -165,7 +166,7 @@ def test_regime_shares_are_those_of_all_bars_of_the_rollout(tmp_path: Path, monk
     tags, rows = rollout_tags(monkeypatch, tmp_path)
     bars = load_bars(BARS)
     assert bars.labels is not None
-    labels = bars.labels[rows[:, :, 0].astype(int)]
+    labels = bars.labels[rows[:, :, ROW].astype(int)]
     for code, name in enumerate(bars.label_names):
         assert tags[f"regime/share_{name}"] == [pytest.approx(float(np.mean(labels == code)), abs=1e-6)], name
 
