@@ -13,7 +13,7 @@ def test_a_tiered_liquidation_with_a_negative_cross_wallet_conserves_money() -> 
         **FREE, "margin_mode": "cross", "liquidation": "tiered", "initial_equity": 100_000.0, "leverage": 25.0,
         "clearance_fee": 0.0005, "participation": 1.0, "rebalance_band": 10.0,
     }  # fmt: skip
-    rows = [flat(60_000.0), flat(120_000.0), bar(120_000.0, 120_000.0, 61_500.0, 62_000.0)]
+    rows = [flat(60_000.0), flat(120_000.0), bar(120_000.0, 120_000.0, 61_300.0, 62_000.0)]
     infos = play(script(rows, [(1.0, 0.05)]), (0.48, 0.2, 0.2), None, **settings)
     before, after = infos[-2], infos[-1]
     assert before["wallet"] == pytest.approx(-20_000.0)
