@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from test_perp_env import FREE, SMALL, bar, flat, play, script
-from test_resume import KILLED_AFTER, SEED, config, train_until
+from test_resume import KILLED_AFTER, SEED, config, kill, train_until
 
-from agents import artefact
+from agents import artefact, checkpoint
+from agents.training import train
 from envs.make import build
+from markets.errors import ArtefactError
 
 
 @pytest.mark.xfail(strict=True, reason="a wallet below nothing is set to 0 though a position is still open")
@@ -71,3 +73,18 @@ def test_a_second_training_in_the_folder_of_a_running_one_is_refused(
     train_until(config(tmp_path), KILLED_AFTER, lambda: said.append(run_python(code)))
     assert said[0].split()[-1] == "refused"
     assert artefact.load(tmp_path).manifest["seed"] == SEED
+
+
+@pytest.mark.xfail(strict=True, reason="the agent of the run that is replaced stays until the new one is scored")
+def test_a_training_that_replaces_another_leaves_no_agent_of_the_old_one_beside_its_checkpoints(tmp_path: Path) -> None:
+    """Killed before its first score, the new run would be evaluated by the old run's weights, without a word."""
+    train(config(tmp_path))
+    kill(config(tmp_path, seed=5), 20)
+    found = checkpoint.newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found.identity["seed"] == 5
+    try:
+        seed = artefact.load(tmp_path).manifest["seed"]
+    except ArtefactError:
+        return  # there is no agent yet
+    assert seed == 5
