@@ -97,6 +97,11 @@ def as_numbers(action: Any) -> NDArray[np.float64]:
         values = np.asarray(action)
     except ValueError as error:
         raise ActionError(f"action {action!r} is not an array of numbers") from error
+    if values.dtype.kind == "O" and all(isinstance(value, int | float | np.number) for value in values.flat):
+        try:
+            values = values.astype(np.float64)
+        except OverflowError as error:
+            raise ActionError(f"action {action!r} holds a number too large for float64") from error
     if values.dtype.kind not in "fiub":
         raise ActionError(f"action {action!r} is not an array of numbers")
     return values.astype(np.float64, copy=False)

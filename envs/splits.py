@@ -32,9 +32,9 @@ def split_rows(bars: Bars, split: str, train_end: str | None, validation_end: st
         edges = [0, bars.rows_closed_by(train_end), bars.rows_closed_by(validation_end), total]
     for name, low, high in zip(SPLITS, edges, edges[1:], strict=False):
         if high <= low:
+            cut = "the fractions .6/.2/.2" if train_end is None else f"{train_end=}, {validation_end=}"
             raise ConfigError(
-                f"train_end={train_end!r}, validation_end={validation_end!r} leave split {name!r} empty; "
-                f"the bars run from {bars.time[0]} to {bars.close_time[-1]}"
+                f"{cut} leave split {name!r} empty; the bars run from {bars.time[0]} to {bars.close_time[-1]}"
             )
     place = SPLITS.index(split)
     return edges[place], edges[place + 1]

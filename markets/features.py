@@ -180,6 +180,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("weekend", "1 on Saturday and Sunday (UTC), else 0", "flag", 1, lambda h: h.weekend(), 0, 1, False),
 )  # fmt: skip
 NAMES = tuple(feature.name for feature in FEATURES)
+SERVED_AT_ONCE = 65_536  # rows scaled at once
 
 
 def warm_up(interval: np.timedelta64) -> int:
@@ -190,8 +191,11 @@ def warm_up(interval: np.timedelta64) -> int:
 def raw(bars: Bars) -> Floats:
     """Compute every feature in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty."""
     history = _History(bars)
+    out = np.empty((len(bars), len(FEATURES)))
     with np.errstate(invalid="ignore", divide="ignore"):  # hostile values behind the checks must not warn, nor spread
-        return np.stack([feature.compute(history) for feature in FEATURES], axis=1)
+        for column, feature in enumerate(FEATURES):
+            out[:, column] = feature.compute(history)
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,8 +233,11 @@ class FeatureScaler:
     def apply(self, values: Floats) -> NDArray[np.float32]:
         """Scale and clip ``(T, F)`` values to float32 within the bounds of ``FEATURES``."""
         low, high = bounds()
-        scaled = (values - self.mean) / self.deviation
-        return np.clip(scaled, low, high).astype(np.float32)
+        out = np.empty(values.shape, np.float32)
+        for first in range(0, len(values), SERVED_AT_ONCE):  # a long history is never held twice in float64
+            rows = slice(first, first + SERVED_AT_ONCE)
+            out[rows] = np.clip((values[rows] - self.mean) / self.deviation, low, high)
+        return out
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers and names, exact to the last bit."""

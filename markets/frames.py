@@ -74,7 +74,9 @@ def bars_from_frame(
 
 
 def numbers(column: pd.Series, name: str) -> Floats:
-    """Read a column as float64; text that is no number is an error with its row."""
+    """Read a column as float64; text, dates and complex numbers are an error that names the row."""
+    if getattr(column.dtype, "kind", "O") in "mMc" or _is_time(column):
+        raise DataError(f"column {name!r}, row 0: {column.iloc[0]!r} is not a number (the column holds {column.dtype})")
     values = pd.to_numeric(column, errors="coerce")
     wrong = (values.isna() & column.notna()).to_numpy()
     if wrong.any():

@@ -383,7 +383,7 @@ def affordable_quantity(
         top = min(leverage, tiers[k, 1])
         # (held + x) p / top + x p f <= cash
         part = (cash - held * price / top) / (price * (1.0 / top + fee_rate))
-        part = min(part, tiers[k, 0] / price * (1.0 - 1e-12) - held, wanted)  # a cap met exactly stays inside
+        part = min(part, tiers[k, 0] / price * (1.0 - 1e-15) - held, wanted)  # a cap met exactly stays inside
         floor = tiers[k - 1, 0] if k > 0 else 0.0
         if part > 0.0 and (held + part) * price > floor:
             return side * (closing + part)

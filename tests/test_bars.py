@@ -77,15 +77,19 @@ PRICE_CELLS = {cell for cell in EVERY_CELL if cell[0] != "volume"}
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_rejected_with_column_and_row(value: float) -> None:
+    """E40."""
     assert rejected_cells(Bars.from_frame, value) == EVERY_CELL
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_price_of_zero_or_less_is_rejected_with_column_and_row(value: float) -> None:
+    """E41."""
     assert rejected_cells(Bars.from_frame, value) >= PRICE_CELLS
 
 
 def test_the_cell_check_catches_a_reader_that_fills_holes() -> None:
+    """Twin of E40."""
+
     def lenient(table: pd.DataFrame) -> Bars:
         return Bars.from_frame(table.ffill().bfill())
 
@@ -104,6 +108,7 @@ def test_zero_volume_is_legal_and_a_negative_one_is_not() -> None:
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_extreme_price_levels_are_legal(scale: float) -> None:
+    """E41."""
     table = frame()
     table[list(PRICES)] *= scale
     assert np.isfinite(Bars.from_frame(table).close).all()
@@ -112,6 +117,7 @@ def test_extreme_price_levels_are_legal(scale: float) -> None:
 @pytest.mark.parametrize("prefix", ["", "mark_"])
 @pytest.mark.parametrize(("column", "factor"), [("high", 0.9), ("low", 1.1)])
 def test_a_high_below_or_a_low_above_the_body_is_rejected(prefix: str, column: str, factor: float) -> None:
+    """E43."""
     table = with_marks(frame())
     table.loc[7, prefix + column] = table.loc[7, prefix + "close"] * factor
     with pytest.raises(DataError, match=f"'{prefix}{column}', row 7 .*open or close"):
@@ -119,6 +125,7 @@ def test_a_high_below_or_a_low_above_the_body_is_rejected(prefix: str, column: s
 
 
 def test_a_close_outside_high_and_low_is_rejected() -> None:
+    """E43."""
     for factor, column in ((1.5, "high"), (0.5, "low")):
         table = frame()
         table.loc[9, "close"] *= factor
@@ -169,6 +176,7 @@ def disordered(kind: str) -> pd.DataFrame:
     ],
 )
 def test_disorder_in_time_is_rejected_with_the_row(kind: str, text: str) -> None:
+    """E42."""
     with pytest.raises(DataError, match=rf"'time', row 10 \(2024-01-01T\d\d.*{text}"):
         Bars.from_frame(disordered(kind))
     assert len(Bars.from_frame(disordered("none"))) == ROWS
@@ -183,6 +191,7 @@ def test_a_reversed_frame_is_rejected() -> None:
 
 @pytest.mark.parametrize("missing", [1, 10, 40])
 def test_gaps_of_whole_bars_are_legal_and_counted(missing: int) -> None:
+    """E42."""
     table = frame().drop(index=range(3, 3 + missing))
     bars = Bars.from_frame(table)
     assert bars.gaps == missing
@@ -191,6 +200,7 @@ def test_gaps_of_whole_bars_are_legal_and_counted(missing: int) -> None:
 
 
 def test_a_gap_of_ten_thousand_bars_is_counted() -> None:
+    """E42."""
     table = frame()
     table.loc[24:, "timestamp"] += pd.Timedelta(10_000, "h")
     assert Bars.from_frame(table).gaps == 10_000
@@ -208,6 +218,7 @@ def test_a_hole_in_the_time_column_is_rejected_with_its_row() -> None:
 
 
 def test_too_few_rows_are_a_clear_error() -> None:
+    """E46."""
     for rows in (0, 1):
         with pytest.raises(DataError, match=f"{rows} rows: at least 2"):
             Bars.from_frame(frame().iloc[:rows])
@@ -250,6 +261,7 @@ def spellings() -> dict[str, pd.DataFrame]:
 
 @pytest.mark.parametrize("name", spellings())
 def test_the_same_candles_are_read_from_every_usual_frame(name: str) -> None:
+    """E42, E47."""
     assert same(Bars.from_frame(spellings()[name]), Bars.from_frame(frame()))
 
 
@@ -270,6 +282,7 @@ def test_closing_stamps_are_moved_to_the_opening() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "int64"])
 def test_narrow_and_whole_numbers_become_float64(dtype: str) -> None:
+    """E47."""
     table = frame()
     table[list(PRICES)] = np.array([[10, 12, 9, 11]] * ROWS)
     bars = Bars.from_frame(table.astype({name: dtype for name in PRICES}))
@@ -278,6 +291,7 @@ def test_narrow_and_whole_numbers_become_float64(dtype: str) -> None:
 
 
 def test_text_that_is_no_number_is_rejected_with_column_and_row() -> None:
+    """E47."""
     table = frame().astype({"close": object})
     table.loc[6, "close"] = "n/a!"
     with pytest.raises(DataError, match=r"'close', row 6: 'n/a!' is not a number"):
@@ -405,10 +419,12 @@ def changed_by(read: Callable[[pd.DataFrame, pd.DataFrame], object]) -> bool:
 
 
 def test_reading_a_frame_changes_neither_the_frame_nor_the_funding() -> None:
+    """E47."""
     assert not changed_by(lambda table, events: Bars.from_frame(table, funding=events, start="2024-01-01T05:00"))
 
 
 def test_the_change_check_catches_a_reader_that_scales_or_adds_in_place() -> None:
+    """Twin of E47."""
     assert changed_by(lambda table, events: table.insert(0, "row", range(len(table))))
 
     def scale(table: pd.DataFrame, events: pd.DataFrame) -> None:
@@ -437,6 +453,7 @@ def test_bars_own_read_only_copies_of_the_arrays_they_were_given() -> None:
 
 
 def test_strided_and_read_only_arrays_are_accepted() -> None:
+    """E47."""
     plain = Bars.from_frame(frame())
     wide = {name: np.repeat(getattr(plain, name), 2, axis=0)[::2] for name in COLUMNS}
     for array in wide.values():

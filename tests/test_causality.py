@@ -167,15 +167,18 @@ def draw_rows(low: int, high: int, count: int = 20) -> list[int]:
 
 
 def test_no_bar_after_the_training_range_reaches_the_past_with_dated_splits() -> None:
+    """E13, E14."""
     assert leaks(dated, VALIDATION + 10, draw_rows(VALIDATION + 12, LAST)) == []
 
 
 def test_no_bar_anywhere_reaches_the_past_with_a_scaler_that_is_held_fixed() -> None:
+    """E13, E14."""
     assert leaks(fixed(fitted()), 200, draw_rows(202, LAST)) == []
 
 
 @pytest.mark.parametrize("leverage", [1.0, 50.0])
 def test_the_rewards_of_every_term_know_no_future_either(leverage: float) -> None:
+    """E13, E14."""
     make = fixed(fitted(), reward="log_return=1,differential_sharpe=1,drawdown=1,costs=1,funding=1", rebalance_band=0.0)
 
     def at_leverage(bars: Bars) -> Any:
@@ -222,6 +225,7 @@ def test_no_registered_id_knows_what_comes_after_its_last_bar(name: str, how: st
 
 @pytest.mark.usefixtures("fresh_games")
 def test_mutant_a_feature_that_is_one_bar_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of E13."""
     raw = features.raw
 
     def early(bars: Bars) -> Floats:
@@ -237,6 +241,7 @@ def test_mutant_a_feature_that_is_one_bar_early_is_found(monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("fresh_games")
 def test_mutant_a_scaler_fitted_on_the_full_range_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of E13 and E14."""
     fit = FeatureScaler.fit
 
     def full(bars: Bars, values: Floats, stop: int) -> FeatureScaler:
@@ -253,6 +258,7 @@ def test_mutant_a_scaler_fitted_on_the_full_range_is_found(monkeypatch: pytest.M
     ["fill at the observed close", "fill at the next close", "reward of the next bar", "volatility of the day to come"],
 )
 def test_mutant_a_market_whose_clock_is_wrong_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of E13."""
     original = perp_futures._market
 
     def wrong(bars: Bars) -> tuple[Floats, int]:
@@ -300,12 +306,15 @@ def check_global_state(make: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize("name", envs.ids())
 def test_global_random_state_is_neither_used_nor_moved(name: str) -> None:
+    """E12."""
     settings = {"bars": SMALL} if name.startswith("PerpFutures") else {}
     check_global_state(lambda: gym.make(name, **settings))
 
 
 @pytest.mark.parametrize("fault", ["numpy", "python"])
 def test_mutant_an_env_that_uses_a_global_generator_is_found(fault: str) -> None:
+    """Twin of E12."""
+
     class Global(gym.Wrapper[Any, Any, Any, Any]):
         def step(self, action: Any) -> Any:
             obs, *rest = self.env.step(action)
@@ -371,11 +380,14 @@ def probe(plant: Callable[[Floats, Floats], None] | None = None) -> float:
 
 
 def test_a_linear_probe_reads_no_future_return_from_the_observations_of_a_random_walk() -> None:
+    """E16."""
     print(f"seed {SEED}")
     assert probe() <= 3.0 / (PROBED / 2)
 
 
 def test_mutant_the_probe_reads_a_planted_lead_feature() -> None:
+    """Twin of E16."""
+
     def plant(inputs: Floats, target: Floats) -> None:
         noise = np.random.default_rng(SEED).normal(0.0, target.std(), len(target))
         inputs[:, 3] = target + 5.0 * noise  # a twenty-sixth of the variance is the future
@@ -413,10 +425,12 @@ def check_in_sample_rule(split: str) -> None:
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_an_evaluation_inside_the_fitted_range_raises_and_names_both_dates(split: str) -> None:
+    """E18."""
     check_in_sample_rule(split)
 
 
 def test_mutant_a_scaler_that_dates_itself_a_bar_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of E18."""
     fit = FeatureScaler.fit
 
     def early(bars: Bars, values: Floats, stop: int) -> FeatureScaler:
@@ -437,6 +451,7 @@ def test_a_scaler_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> Non
 
 
 def test_training_inside_the_fitted_range_is_allowed_and_flagged() -> None:
+    """E18."""
     bars = market()
     dates = {"train_end": str(bars.close_time[TRAIN]), "validation_end": str(bars.close_time[VALIDATION])}
     assert build("PerpFutures", bars=bars, **dates).reset(seed=SEED)[1]["in_sample"] is True
@@ -446,6 +461,7 @@ def test_training_inside_the_fitted_range_is_allowed_and_flagged() -> None:
 
 
 def test_the_marks_and_labels_of_the_future_stay_out_of_the_observation() -> None:
+    """E16."""
     bars = market()
     names = build("PerpFutures", bars=bars).observation_names
     assert not any("label" in name or "regime" in name for name in names)

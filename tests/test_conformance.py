@@ -96,12 +96,23 @@ class Mutant(gym.Wrapper[Any, Any, Any, Any]):
 
 @pytest.mark.parametrize("name", IDS)
 def test_gymnasium_check_env_finds_nothing_to_warn_about(name: str) -> None:
+    """E01."""
     assert warnings_of(check_by_gymnasium, maker(name)()) == []
 
 
 @pytest.mark.parametrize("name", IDS)
 def test_stable_baselines_check_env_finds_nothing_to_warn_about(name: str) -> None:
+    """E01."""
     assert warnings_of(check_by_sb3, maker(name)()) == []
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_both_checkers_are_silent_about_the_env_without_the_wrappers_of_make(name: str) -> None:
+    """E01. Every warning is an error here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_by_gymnasium(maker(name)().unwrapped)
+        check_by_sb3(maker(name)().unwrapped)
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -120,6 +131,8 @@ def test_an_env_made_again_from_its_json_spec_passes_both_checkers_and_plays_the
 
 @pytest.mark.parametrize("name", IDS)
 def test_mutant_an_observation_of_another_dtype_fails_both_checkers(name: str) -> None:
+    """Twin of E01."""
+
     class Wide(Mutant):
         def reset(self, **options: Any) -> Any:
             obs, info = self.env.reset(**options)
@@ -200,11 +213,14 @@ def check_observations(make: Make, episodes: int = 3) -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_observations_are_finite_float32_inside_the_space_whatever_is_done(name: str) -> None:
+    """E03."""
     check_observations(maker(name))
 
 
 @pytest.mark.parametrize("fault", ["nan", "inf", "outside", "float64", "strided"])
 def test_mutant_a_bad_observation_is_found(fault: str) -> None:
+    """Twin of E03."""
+
     class Bad(Mutant):
         def step(self, action: Any) -> Any:
             obs, *rest = self.env.step(action)
@@ -243,10 +259,13 @@ def check_own_arrays(make: Make) -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_changing_a_returned_observation_or_info_does_not_change_the_env(name: str) -> None:
+    """E04."""
     check_own_arrays(maker(name))
 
 
 def test_mutant_an_env_that_hands_out_its_buffer_is_found() -> None:
+    """Twin of E04."""
+
     class Aliased(Mutant):
         def step(self, action: Any) -> Any:
             _, *rest = self.env.step(action)
@@ -280,11 +299,14 @@ def check_seeds(make: Make) -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_the_same_seed_gives_the_same_episode_and_no_seed_goes_on_drawing(name: str) -> None:
+    """E11."""
     check_seeds(maker(name))
 
 
 @pytest.mark.parametrize("fault", ["ignores the seed", "always the same"])
 def test_mutant_an_env_that_mishandles_seeds_is_found(fault: str) -> None:
+    """Twin of E11."""
+
     class Careless(Mutant):
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
             return self.env.reset(seed=5 if fault == "always the same" else None, options=options)
@@ -320,11 +342,14 @@ def check_order_of_calls(make: Make) -> None:
 @pytest.mark.parametrize("checked", [True, False])
 @pytest.mark.parametrize("name", IDS)
 def test_step_before_reset_and_after_the_end_raises_and_close_may_be_called_twice(name: str, checked: bool) -> None:
+    """E05, E09."""
     check_order_of_calls(maker(name, disable_env_checker=not checked))
     check_order_of_calls(lambda: maker(name, disable_env_checker=not checked)().unwrapped)
 
 
 def test_mutant_an_env_that_steps_on_after_its_end_is_found() -> None:
+    """Twin of E05."""
+
     class Endless(Mutant):
         begun = False
 
@@ -368,11 +393,14 @@ def check_resets(make: Make, count: int = 1000) -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_a_thousand_resets_in_mid_episode_leak_neither_state_nor_memory(name: str) -> None:
+    """E06."""
     check_resets(maker(name))
 
 
 @pytest.mark.parametrize("fault", ["state", "memory"])
 def test_mutant_a_reset_that_leaks_is_found(fault: str) -> None:
+    """Twin of E06."""
+
     class Leaky(Mutant):
         kept: list[Any] = []
 
@@ -416,12 +444,14 @@ def check_copies(make: Make, copy_of: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("name", IDS)
 def test_a_copy_of_a_running_env_goes_on_bit_for_bit(name: str, how: str) -> None:
+    """E07."""
     check_copies(maker(name), COPIES[how])
 
 
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("name", IDS)
 def test_a_copy_of_a_running_vector_env_goes_on_bit_for_bit(name: str, how: str) -> None:
+    """E07."""
     env = gym.make_vec(name, num_envs=3, **arguments(name))
     env.action_space.seed(SEED)
     env.reset(seed=SEED)
@@ -435,6 +465,8 @@ def test_a_copy_of_a_running_vector_env_goes_on_bit_for_bit(name: str, how: str)
 
 
 def test_mutant_a_copy_whose_actions_go_nowhere_is_found() -> None:
+    """Twin of E07."""
+
     def detached(env: Any) -> Any:
         twin = copy.deepcopy(env)
         twin.unwrapped._action = memoryview(np.array(twin.unwrapped._action))  # what a copied view would be
@@ -445,6 +477,7 @@ def test_mutant_a_copy_whose_actions_go_nowhere_is_found() -> None:
 
 
 def test_mutant_a_copy_that_shares_its_accounts_is_found() -> None:
+    """Twin of E07."""
     with pytest.raises(AssertionError):
         check_copies(maker(IDS[0]), copy.copy)
 
@@ -471,12 +504,14 @@ def check_bad_actions(make: Make) -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_an_action_that_is_no_finite_number_is_refused_and_changes_nothing(name: str) -> None:
+    """E50, E52."""
     check_bad_actions(maker(name, disable_env_checker=True))
     check_bad_actions(lambda: maker(name)().unwrapped)
 
 
 @pytest.mark.parametrize("name", IDS)
 def test_text_is_no_action_even_where_it_spells_a_number(name: str) -> None:
+    """E52."""
     env = maker(name)().unwrapped
     env.reset(seed=SEED)
     size = int(np.prod(env.action_space.shape or (1,)))
@@ -486,6 +521,8 @@ def test_text_is_no_action_even_where_it_spells_a_number(name: str) -> None:
 
 
 def test_mutant_a_nan_that_clipping_lets_through_is_found() -> None:
+    """Twin of E50."""
+
     class Clipped(Mutant):
         def step(self, action: Any) -> Any:
             try:
@@ -503,6 +540,7 @@ def box_ids() -> list[str]:
 
 @pytest.mark.parametrize("name", box_ids())
 def test_equivalent_forms_of_an_action_do_the_same(name: str) -> None:
+    """E52."""
     env = maker(name, disable_env_checker=True)()
     size = env.action_space.shape[0]
     value = 0.25  # exact in float32
@@ -523,6 +561,7 @@ def test_equivalent_forms_of_an_action_do_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", box_ids())
 def test_an_action_outside_its_bounds_counts_as_the_bound_and_whole_numbers_as_numbers(name: str) -> None:
+    """E51."""
     env = maker(name, disable_env_checker=True)()
     results = []
     for action in (env.action_space.high, env.action_space.high * (1 + 1e-9), env.action_space.high * 10.0):
@@ -620,6 +659,7 @@ def test_an_id_can_be_made_through_its_module_in_a_fresh_process(
 
 @pytest.mark.parametrize("name", IDS)
 def test_the_default_market_needs_no_file_and_no_network(name: str, run_python: Callable[..., str]) -> None:
+    """E02."""
     out = run_python(
         "import socket, gymnasium as gym\n"
         "def refuse(*_): raise RuntimeError('no network here')\n"

@@ -109,6 +109,7 @@ def test_a_contract_with_an_impossible_number_is_rejected_by_name(name: str, val
 
 
 def test_a_maker_rebate_is_possible_and_a_fee_above_one_is_not() -> None:
+    """E62."""
     assert replace(CONTRACTS["BTCUSDT"], maker_fee=-0.0001).maker_fee == -0.0001
     with pytest.raises(ConfigError, match="fraction"):
         replace(CONTRACTS["BTCUSDT"], taker_fee=5.0)

@@ -68,6 +68,7 @@ def first(reference: dict[str, str], run_python: Callable[..., str]) -> str:
 def test_two_processes_with_different_hash_seeds_give_the_same_bytes(
     reference: dict[str, str], run_python: Callable[..., str]
 ) -> None:
+    """E10."""
     want = first(reference, run_python)
     assert len(want.splitlines()) == len(envs.ids())
     assert trajectories(run_python, PYTHONHASHSEED="4242") == want
@@ -113,6 +114,7 @@ def test_another_seed_gives_other_bytes(reference: dict[str, str], run_python: C
 def test_mutant_a_number_that_hangs_on_the_process_is_found(
     fault: str, reference: dict[str, str], run_python: Callable[..., str]
 ) -> None:
+    """Twin of E10."""
     want = first(reference, run_python)
     print("hash seeds 0, 1, 2")
     assert any(trajectories(run_python, inside=fault, PYTHONHASHSEED=seed) != want for seed in ("1", "2"))

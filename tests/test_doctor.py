@@ -277,6 +277,7 @@ def test_volumes_beside_quote_volumes_are_restored() -> None:
 
 
 def test_no_repair_makes_up_a_price() -> None:
+    """E40. There is no lenient mode but the data doctor's, and it fills no price."""
     whole = set(candles()[list(PRICES)].to_numpy().ravel())
     for name, (plant, *_) in DEFECTS.items():
         if name not in ("close and volume", "low and volume"):
@@ -299,6 +300,7 @@ def test_no_repair_makes_up_a_price() -> None:
     ],
 )
 def test_a_repair_says_what_it_did_and_to_how_many_rows(name: str, sentence: str, rows: int) -> None:
+    """E40."""
     table = DEFECTS[name][0](candles())
     fixed, done = repair(table, look(table))
     assert done == [sentence]

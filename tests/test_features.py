@@ -133,6 +133,7 @@ def test_every_feature_is_finite_and_inside_its_bounds_on_a_synthetic_market() -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_feature_is_finite_and_inside_its_bounds_on_a_hostile_market(kind: str) -> None:
+    """E41, E44, E45, E48."""
     bars = hostile(kind)
     values = raw(bars)
     own = FeatureScaler.fit(bars, values, 400)
@@ -142,6 +143,7 @@ def test_every_feature_is_finite_and_inside_its_bounds_on_a_hostile_market(kind:
 
 
 def test_the_bounds_check_catches_a_division_by_a_constant_window() -> None:
+    """Twin of E44 and E45."""
     bars = hostile("constant price")
     values = raw(bars)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -155,6 +157,7 @@ def test_the_bounds_check_catches_a_division_by_a_constant_window() -> None:
 
 
 def test_zero_volume_gives_a_z_score_of_zero() -> None:
+    """E44."""
     values = raw(hostile("zero volume"))[WARM_UP:]
     for name in ("volume_zscore_24", "volume_zscore_168", "volume_trend"):
         assert (values[:, NAMES.index(name)] == 0.0).all(), name
@@ -272,6 +275,7 @@ def unlike_when_started_later(bars: Bars, skipped: int, warm_up: int) -> list[st
 
 @pytest.mark.parametrize("skipped", [1, 100, 357, 700])
 def test_a_later_start_gives_the_same_bits_after_the_warm_up(skipped: int) -> None:
+    """E15."""
     assert unlike_when_started_later(market(), skipped, WARM_UP) == []
 
 
@@ -289,6 +293,7 @@ def test_the_warm_up_check_catches_one_that_counts_bars_where_funding_counts_hou
 
 
 def test_the_warm_up_check_catches_one_that_is_declared_too_short() -> None:
+    """Twin of E15."""
     assert unlike_when_started_later(market(), 357, 167) != []
 
 

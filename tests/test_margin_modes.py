@@ -45,6 +45,7 @@ def one_btc(last: dict[str, Any], action: float = 0.6, kernel: Any = None, **mor
 
 
 def test_the_whole_wallet_backs_a_cross_position_as_in_p12() -> None:
+    """E20. P-12."""
     opened = one_btc(flat(60_000.0))[1]
     assert opened["position"] == 1.0
     assert opened["wallet"] == 9_970.0
@@ -56,6 +57,7 @@ def test_the_whole_wallet_backs_a_cross_position_as_in_p12() -> None:
 
 
 def test_the_cross_formula_counts_other_positions_as_in_p13() -> None:
+    """E20. P-13."""
     stake = 9_955.0 - 124.0 - 1_000.0  # wallet - maintenance margin + unrealised profit of the others
     assert liquidation_price(1.0, 60_000.0, stake, BTC, 0.0) == pytest.approx(51375.8793969849, rel=1e-12)
 
@@ -85,6 +87,7 @@ def test_a_wick_that_takes_an_isolated_margin_leaves_a_cross_position_open() -> 
 
 
 def test_mutant_a_cross_position_with_its_posted_margin_alone_is_found() -> None:
+    """Twin of E20."""
     kernel = mutant(("return a[WALLET] if contract[CROSS] != 0.0 else a[MARGIN]", "return a[MARGIN]"))
     wrong = one_btc(flat(60_000.0), kernel=kernel)[1]
     assert wrong["liquidation_price"] != pytest.approx(50231.1557788945, rel=1e-6)
@@ -118,6 +121,7 @@ P20_PRICE = 57929.0387518873
 
 
 def test_a_tier_is_enough_at_the_taker_fee_and_not_at_the_clearance_fee_as_in_p20() -> None:
+    """E20. P-20."""
     price = liquidation_price(20.0, 60_000.0, 48_000.0, BTC, 0.0)
     assert price == pytest.approx(P20_PRICE, rel=1e-12)
     assert kept_in_tiered_liquidation(20.0, 60_000.0, 48_000.0, price, BTC, LOT, 0.0005) == pytest.approx(10.357)
@@ -152,6 +156,7 @@ def p20(kernel: Any = None) -> None:
 
 
 def test_a_tiered_liquidation_leaves_what_a_lower_tier_carries_as_in_p20() -> None:
+    """E20, E56. P-20 through the env."""
     p20()
 
 
@@ -165,6 +170,7 @@ def test_a_tiered_liquidation_leaves_what_a_lower_tier_carries_as_in_p20() -> No
     ],
 )
 def test_mutant_a_fault_in_the_tiered_liquidation_fails_p20(change: tuple[str, str]) -> None:
+    """Twin of E20 and E56."""
     kernel = mutant(change)
     with pytest.raises(AssertionError):
         p20(kernel)
@@ -238,7 +244,7 @@ def test_what_is_kept_is_compliant_and_less_than_it_was() -> None:
 @pytest.mark.parametrize("leverage", [3.0, 20.0, 100.0])
 @pytest.mark.parametrize("mode", [CROSS, TIERED, {**CROSS, **TIERED}], ids=["cross", "tiered", "cross and tiered"])
 def test_every_step_reconciles_in_every_margin_mode(mode: dict[str, Any], leverage: float) -> None:
-    """Over a wild market with a capital that reaches several tiers; check_books recomputes the account from info."""
+    """E21, E32. A wild market and a capital that reaches several tiers; check_books recomputes all from info."""
     counts = check_books(
         WILD + "&start_price=20000", 4_000, leverage=leverage, initial_equity=2e6, clearance_fee=0.0005,
         continue_after_liquidation=True, **mode,
@@ -248,7 +254,7 @@ def test_every_step_reconciles_in_every_margin_mode(mode: dict[str, Any], levera
 
 
 def test_higher_leverage_is_never_liquidated_later_in_cross_margin() -> None:
-    """More leverage posts less margin, but in cross margin the wallet decides: the price is the same."""
+    """E30. More leverage posts less margin, but in cross margin the wallet decides: the price is the same."""
     prices = [one_btc(flat(60_000.0), action=6.0 / leverage, leverage=leverage)[1] for leverage in (10.0, 20.0, 50.0)]
     assert len({info["liquidation_price"] for info in prices}) == 1
 

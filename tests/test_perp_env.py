@@ -218,6 +218,7 @@ def check_books(bars: str | Bars, steps: int = 10_000, kernel: Kernel | None = N
 def test_every_step_reconciles_and_info_alone_recomputes_the_account_on_a_synthetic_market(
     leverage: float, go_on: bool
 ) -> None:
+    """E21, E32."""
     met = check_books(
         WILD, leverage=leverage, continue_after_liquidation=go_on, reward="log_return=1,costs=0.1,funding=2"
     )
@@ -230,6 +231,7 @@ def test_every_step_reconciles_and_info_alone_recomputes_the_account_on_a_synthe
 @pytest.mark.parametrize("go_on", [False, True])
 @pytest.mark.parametrize("leverage", [3.0, 20.0, 100.0])
 def test_every_step_reconciles_and_info_alone_recomputes_the_account_on_real_bars(leverage: float, go_on: bool) -> None:
+    """E21, E32."""
     met = check_books(REAL, leverage=leverage, continue_after_liquidation=go_on)
     print(met)
     assert min(met[event] for event in ("fills", "flips", "funding", "ends")) > 10
@@ -250,6 +252,7 @@ def test_every_step_reconciles_and_info_alone_recomputes_the_account_on_real_bar
     ],
 )
 def test_mutant_a_booking_fault_breaks_the_books(change: tuple[str, str]) -> None:
+    """Twin of E21 and E32."""
     with pytest.raises(AssertionError):
         check_books(WILD, 3_000, mutant(change), leverage=20.0, continue_after_liquidation=True)
 
@@ -309,6 +312,7 @@ def fully_exposed(
 
 
 def p01_opens_with_the_margin_and_liquidation_price_of_the_table(kernel: Kernel | None = None) -> None:
+    """E20. P-01 and P-02 in the environment."""
     opened = fully_exposed(kernel, flat(50_000.0))[1]
     assert opened["position"] == 1.0
     assert opened["fill_price"] == 50_000.0
@@ -324,6 +328,7 @@ def p01_opens_with_the_margin_and_liquidation_price_of_the_table(kernel: Kernel 
 
 
 def p14_liquidation_takes_the_margin_and_no_more(kernel: Kernel | None = None) -> None:
+    """E20, E56. P-14."""
     end = fully_exposed(kernel, bar(50_000.0, 50_000.0, 45_000.0, 46_000.0))[-1]
     assert end["liquidated"]
     assert end["terminated"]
@@ -338,6 +343,7 @@ def p14_liquidation_takes_the_margin_and_no_more(kernel: Kernel | None = None) -
 
 
 def p15_a_gap_through_bankruptcy_is_covered(kernel: Kernel | None = None) -> None:
+    """E20, E56. P-15."""
     end = fully_exposed(kernel, bar(44_000.0, 46_000.0, 43_000.0, 45_500.0))[-1]
     assert end["liquidated_at"] == 44_000.0
     assert end["realised"] == -6_000.0
@@ -347,6 +353,7 @@ def p15_a_gap_through_bankruptcy_is_covered(kernel: Kernel | None = None) -> Non
 
 
 def p16_so_is_a_gap_over_a_short(kernel: Kernel | None = None) -> None:
+    """E20, E56. P-16."""
     rows = [flat(40_000.0), bar(43_000.0, 43_500.0, 42_000.0, 42_000.0)]
     infos = play(script(rows), (-0.4, -0.4), kernel, leverage=20.0, **FEE_ONLY)
     assert infos[1]["position"] == -2.0
@@ -360,6 +367,7 @@ def p16_so_is_a_gap_over_a_short(kernel: Kernel | None = None) -> None:
 
 
 def leverage_125_dies_in_a_bar_of_half_a_percent(kernel: Kernel | None = None) -> None:
+    """E56."""
     infos = play(
         script([flat(50_000.0), bar(50_000.0, 50_000.0, 49_750.0, 50_000.0)]),
         (0.04, 0.04),
@@ -377,6 +385,7 @@ def leverage_125_dies_in_a_bar_of_half_a_percent(kernel: Kernel | None = None) -
 
 
 def a_liquidation_at_the_open_cancels_the_waiting_order(kernel: Kernel | None = None) -> None:
+    """E57."""
     end = fully_exposed(
         kernel, bar(44_000.0, 46_000.0, 43_000.0, 45_500.0), (0.5, -0.5), continue_after_liquidation=True
     )[2]
@@ -411,6 +420,7 @@ def a_wick_that_mark_does_not_follow_does_not_liquidate(kernel: Kernel | None = 
 
 
 def funding_at_the_open_is_for_the_carried_position(kernel: Kernel | None = None) -> None:
+    """E57."""
     rows, rate = [flat(50_000.0)] * 3, 0.0001
     opened, held, closed = play(
         script(rows, [(0.0, rate), (1.0, rate), (2.0, -3 * rate)]), (0.5, 0.5, 0.0), kernel, leverage=10.0, **FEE_ONLY
@@ -424,6 +434,7 @@ def funding_at_the_open_is_for_the_carried_position(kernel: Kernel | None = None
 
 
 def funding_order_and_later_funding_of_one_bar_come_in_that_order(kernel: Kernel | None = None) -> None:
+    """E57."""
     end = fully_exposed(
         kernel, flat(50_000.0), (0.5, -0.5), funding=[(1.0, 0.0001), (1.5, 0.0002)], rebalance_band=0.0
     )[2]
@@ -439,6 +450,7 @@ def funding_inside_a_bar_is_taken_at_the_last_known_mark(kernel: Kernel | None =
 
 
 def funding_at_the_open_alone_makes_a_position_liquidatable(kernel: Kernel | None = None) -> None:
+    """E57, E58."""
     fall = bar(45_300.0, 45_400.0, 45_300.0, 45_400.0)
     assert not fully_exposed(kernel, fall)[2]["liquidated"]
     end = fully_exposed(kernel, fall, (0.5, -0.5), funding=[(1.0, 0.01)])[2]
@@ -452,6 +464,7 @@ def funding_at_the_open_alone_makes_a_position_liquidatable(kernel: Kernel | Non
 
 
 def funding_inside_a_bar_alone_makes_a_position_liquidatable(kernel: Kernel | None = None) -> None:
+    """E58."""
     dip = bar(50_000.0, 50_000.0, 45_300.0, 49_000.0)
     assert not fully_exposed(kernel, dip)[2]["liquidated"]
     end = fully_exposed(kernel, dip, funding=[(1.5, 0.01)])[2]
@@ -472,6 +485,7 @@ def a_daily_bar_is_charged_all_three_stamps(kernel: Kernel | None = None) -> Non
 
 
 def stamps_in_a_gap_of_missing_bars_are_charged_at_the_last_mark(kernel: Kernel | None = None) -> None:
+    """E42."""
     rows = [flat(50_000.0), flat(51_000.0, skip=10)]
     stamps = [(3.0, 0.0001), (6.5, 0.0002), (11.0, 0.001)]
     end = play(script(rows, stamps), (0.5, 0.0), kernel, leverage=10.0, **FEE_ONLY)[2]
@@ -507,6 +521,7 @@ def participation_limits_a_fill_and_the_rest_comes_with_the_next_bars(kernel: Ke
 
 
 def a_bar_without_volume_fills_nothing(kernel: Kernel | None = None) -> None:
+    """E44."""
     rows = [flat(50_000.0, 0.0), flat(50_000.0), flat(50_000.0, 0.0)]
     infos = play(script(rows), [0.5, 0.5, 0.0], kernel, leverage=10.0, **FEE_ONLY)
     assert [info["position"] for info in infos[1:]] == [0.0, 1.0, 1.0]
@@ -526,6 +541,7 @@ def the_rebalance_band_holds_back_small_changes_and_zero_always_closes(kernel: K
 
 
 def dust_trades_nothing_costs_nothing_and_drifts_nowhere(kernel: Kernel | None = None) -> None:
+    """E54."""
     rows = [flat(50_000.0)] * 6
     for side in (1.0, -1.0):
         wanted = [
@@ -541,6 +557,7 @@ def dust_trades_nothing_costs_nothing_and_drifts_nowhere(kernel: Kernel | None =
 
 
 def leverage_above_the_tier_maximum_is_rejected_and_changes_nothing(kernel: Kernel | None = None) -> None:
+    """E55."""
     settings = {"leverage": 10.0, "contract_leverage": 125.0, **FEE_ONLY}
     infos = play(script([flat(50_000.0)] * 3), [1.0, 0.4, 0.4], kernel, **settings)
     assert infos[1]["order_code"] == CODES["rejected: leverage above the tier maximum of the resulting notional"]
@@ -551,6 +568,7 @@ def leverage_above_the_tier_maximum_is_rejected_and_changes_nothing(kernel: Kern
 
 
 def a_notional_above_the_last_tier_is_never_held(kernel: Kernel | None = None) -> None:
+    """E55."""
     rows = [flat(50_000.0, 1e12)] * 3
     settings = {"initial_equity": 1e10, "maximum_quantity": 1e9, "leverage": 3.0, **FREE}
     infos = play(script(rows), [1.0, 1.0, -1.0], kernel, **settings)
@@ -638,6 +656,7 @@ def costs_are_scaled_and_funding_is_not(kernel: Kernel | None = None) -> None:
 
 
 def a_round_trip_at_an_unchanged_price_costs_two_fees_and_two_half_spreads(kernel: Kernel | None = None) -> None:
+    """E26."""
     end = play(script([flat(50_000.0)] * 2), [0.5, 0.0], kernel, leverage=10.0, impact_coefficient=0.0)[2]
     half = 50_000.0 * 0.00005
     fees = 0.0005 * (50_000.0 + half) + 0.0005 * (50_000.0 - half)
@@ -782,6 +801,7 @@ def test_scenario_has_the_numbers_computed_by_hand(scenario: Callable[..., None]
 def test_mutant_a_fault_in_the_kernel_fails_its_scenario(
     scenario: Callable[..., None], change: tuple[str, str]
 ) -> None:
+    """Twin of E20, E26, E42, E44, E55, E56, E57 and E58."""
     scenario(mutant())
     with pytest.raises(AssertionError):
         scenario(mutant(change))
@@ -794,6 +814,7 @@ def test_mutant_a_fault_in_the_kernel_fails_its_scenario(
     "reward", ["log_return", "simple_return", "differential_sharpe", "log_return=1,drawdown=1,costs=1,funding=1"]
 )
 def test_an_account_that_never_trades_stays_exactly_as_it_is(reward: str) -> None:
+    """E23."""
     env = environment(SMALL, reward=reward)
     env.reset(seed=SEED)
     done = False
@@ -807,6 +828,7 @@ def test_an_account_that_never_trades_stays_exactly_as_it_is(reward: str) -> Non
 
 
 def test_mutant_an_idle_account_that_pays_something_is_found() -> None:
+    """Twin of E23."""
     env = environment(SMALL, mutant(("a[ROW] = row + 1", "a[ROW] = row + 1\n    a[WALLET] -= 1e-9")))
     env.reset(seed=SEED)
     info = env.step([0.0])[4]
@@ -838,10 +860,12 @@ def buy_and_hold_error(kernel: Kernel | None = None) -> float:
 
 
 def test_buy_and_hold_without_costs_equals_the_price_ratio() -> None:
+    """E24."""
     assert buy_and_hold_error() <= 1e-12
 
 
 def test_mutant_a_fill_one_bar_late_is_not_the_price_ratio() -> None:
+    """Twin of E24."""
     assert buy_and_hold_error(mutant(("market[row + 1, OPEN], market", "market[row + 1, MARK_CLOSE], market"))) > 1e-6
 
 
@@ -875,6 +899,7 @@ def equities_of_quantities(kernel: Kernel | None = None, **settings: Any) -> tup
     ],
 )  # fmt: skip
 def test_higher_costs_never_leave_more_equity_for_the_same_trades(name: str, values: tuple[float, ...]) -> None:
+    """E25."""
     runs = [equities_of_quantities(**{name: value}) for value in values]
     for (cheap, fills), (dear, _) in pairwise(runs):
         assert fills > 20
@@ -883,6 +908,7 @@ def test_higher_costs_never_leave_more_equity_for_the_same_trades(name: str, val
 
 
 def test_mutant_a_fee_of_the_wrong_sign_leaves_more_equity() -> None:
+    """Twin of E25."""
     fault = mutant(("a[WALLET] += realised - paid", "a[WALLET] += realised + paid"))
     cheap, dear = (equities_of_quantities(fault, taker_fee=fee)[0] for fee in (0.0, 0.0005))
     assert not (cheap >= dear).all()
@@ -901,6 +927,7 @@ def telescoped(reward: str, kernel: Kernel | None = None) -> tuple[float, float,
 
 
 def test_rewards_of_an_episode_telescope_to_its_return() -> None:
+    """E27."""
     total, first, last = telescoped("log_return")
     assert total == pytest.approx(math.log(last / first), rel=1e-9)
     total, first, last = telescoped("simple_return")
@@ -910,6 +937,7 @@ def test_rewards_of_an_episode_telescope_to_its_return() -> None:
 
 
 def test_mutant_a_return_of_the_wrong_base_does_not_telescope() -> None:
+    """Twin of E27."""
     fault = mutant(("(a[LOG_EQUITY] - before)", "(a[LOG_EQUITY] - contract[LOG_START])"))
     total, first, last = telescoped("log_return", fault)
     assert total != pytest.approx(math.log(last / first), rel=1e-9)
@@ -950,11 +978,13 @@ def check_leverage_is_monotone(kernel: Kernel | None = None, starts: int = 6) ->
 
 
 def test_a_higher_leverage_is_never_liquidated_later() -> None:
+    """E30."""
     check_leverage_is_monotone()
 
 
 @pytest.mark.slow
 def test_mutant_a_margin_that_grows_with_leverage_lives_longer() -> None:
+    """Twin of E30."""
     with pytest.raises(AssertionError):
         check_leverage_is_monotone(
             mutant(
@@ -969,6 +999,7 @@ def test_mutant_a_margin_that_grows_with_leverage_lives_longer() -> None:
 
 @pytest.mark.parametrize("reward", ["log_return", "differential_sharpe", "log_return=1,drawdown=1,costs=1"])
 def test_a_constant_price_leaves_every_number_finite_and_costs_the_only_change(reward: str) -> None:
+    """E45."""
     closes = np.full(1200, 50_000.0)
     env = environment(continuous(closes), reward=reward)
     obs, before = env.reset(seed=SEED)
@@ -986,6 +1017,7 @@ def test_a_constant_price_leaves_every_number_finite_and_costs_the_only_change(r
 
 
 def test_a_file_without_volume_trades_nothing_and_stays_finite() -> None:
+    """E44."""
     env = environment(continuous(sources.load(SMALL).close[:, 0], volume=0.0))
     env.reset(seed=SEED)
     for _ in range(300):
@@ -1000,6 +1032,7 @@ def test_a_file_without_volume_trades_nothing_and_stays_finite() -> None:
 @pytest.mark.parametrize("go_on", [False, True])
 @pytest.mark.parametrize("leverage", [1.0, 3.0, 20.0, 125.0])
 def test_jumps_of_ninety_percent_never_make_equity_negative_nor_rewards_infinite(leverage: float, go_on: bool) -> None:
+    """E48."""
     print(f"seed {SEED}")
     random = np.random.default_rng(SEED)
     jumps = np.zeros(900)
@@ -1051,6 +1084,7 @@ def test_jumps_of_ninety_percent_never_make_equity_negative_nor_rewards_infinite
 
 
 def test_flipping_ten_thousand_times_costs_what_was_charged_and_no_more() -> None:
+    """E53."""
     env = environment(continuous(np.full(18_000, 50_000.0)), leverage=1.0, episode_bars=10_000, ruin=1e-6)
     _, before = env.reset(seed=SEED)
     first, paid = before["equity"], 0.0
@@ -1092,6 +1126,8 @@ def test_stamps_before_the_first_bar_are_charged_to_nobody() -> None:
 
 
 def test_the_same_account_is_worth_the_same_in_any_currency_unit() -> None:
+    """E28."""
+
     def returns(scale: float) -> np.ndarray[Any, Any]:
         env = environment(SMALL, initial_equity=10_000.0 * scale, leverage=2.0, **{**NO_FRICTION, "participation": 1.0})
         env.reset(seed=SEED)
@@ -1168,8 +1204,10 @@ def poorest(kernel: Kernel | None = None) -> float:
 
 
 def test_ruinous_fees_never_leave_a_debt_and_the_fund_pays_what_is_missing() -> None:
+    """E62."""
     assert poorest() >= 0.0
 
 
 def test_mutant_a_debt_that_nobody_pays_is_found() -> None:
+    """Twin of E62."""
     assert poorest(mutant(("elif a[WALLET] < 0.0:", "elif a[WALLET] < -1e300:"))) < 0.0

@@ -88,6 +88,7 @@ LIQUIDATIONS = {  # id: quantity, entry, margin, fee rate, tier at the price, pr
 
 @pytest.mark.parametrize("name", LIQUIDATIONS)
 def test_liquidation_prices_of_the_worked_examples(name: str) -> None:
+    """E20. P-01 to P-06, P-06s, P-18 and P-19."""
     quantity, entry, margin, rate, tier, price = LIQUIDATIONS[name]
     found = liquidation_price(quantity, entry, margin, BTC, rate)
     assert found == near(price)
@@ -102,6 +103,7 @@ def entry_tier_price(quantity: float, entry: float, margin: float, tiers: Floats
 
 
 def test_the_entry_tier_gives_the_wrong_price_of_the_trap() -> None:
+    """Twin of E20."""
     quantity, entry, margin, rate, _, price = LIQUIDATIONS["P-05"]
     wrong = entry_tier_price(quantity, entry, margin, BTC, rate)
     assert wrong == near(48687.3007884583)
@@ -146,6 +148,7 @@ def test_distance_to_liquidation_by_leverage(
 
 
 def test_p07_funding_is_paid_by_longs_when_positive_and_mirrored_for_shorts() -> None:
+    """E20. P-07."""
     assert funding_payment(2.0, 60_000.0, 0.0001) == near(12.0)
     assert funding_payment(2.0, 60_000.0, -0.0003) == near(-36.0)
     assert funding_payment(-2.0, 60_000.0, 0.0001) == near(-12.0)
@@ -163,6 +166,7 @@ def test_p07_funding_is_paid_by_longs_when_positive_and_mirrored_for_shorts() ->
     ],
 )  # fmt: skip
 def test_p08_funding_rates_and_their_halves_at_four_hours(premium: float, rate: float) -> None:
+    """E20. P-08."""
     assert funding_rate(premium, 8.0, 0.0001, 0.0005, CAP) == pytest.approx(rate, rel=EXACT, abs=1e-16)
     if abs(premium) < 0.02:
         assert funding_rate(premium, 4.0, 0.0001, 0.0005, CAP) == pytest.approx(rate / 2.0, rel=EXACT, abs=1e-16)
@@ -183,6 +187,7 @@ def test_premium_index_is_zero_inside_the_impact_spread() -> None:
 
 
 def test_p09_round_trip() -> None:
+    """E20. P-09."""
     wallet = 10_000.0
     quantity, entry, realised = apply_fill(0.0, 0.0, 0.1, 60_000.0)
     assert fee(0.1, 60_000.0, 0.0005) == near(3.0)
@@ -195,6 +200,7 @@ def test_p09_round_trip() -> None:
 
 
 def test_p10_flip() -> None:
+    """E20. P-10."""
     wallet = 10_000.0
     quantity, entry, _ = apply_fill(0.0, 0.0, 1.0, 60_000.0)
     wallet -= fee(1.0, 60_000.0, 0.0005)
@@ -206,6 +212,7 @@ def test_p10_flip() -> None:
 
 
 def test_p11_average_entry_and_partial_close() -> None:
+    """E20. P-11."""
     quantity, entry, realised = apply_fill(1.0, 60_000.0, 2.0, 57_000.0)
     assert (quantity, realised) == (3.0, 0.0)
     assert entry == near(58_000.0)
@@ -221,6 +228,7 @@ def liquidated(quantity: float, entry: float, margin: float, opened: float) -> t
 
 
 def test_p14_liquidation_takes_the_whole_margin_and_no_more() -> None:
+    """E20. P-14."""
     price, executed, realised, clearance, cover = liquidated(1.0, 50_000.0, 5_000.0, 46_000.0)
     assert executed == price
     assert realised == near(-4819.2771084337)
@@ -234,6 +242,7 @@ def test_p14_liquidation_takes_the_whole_margin_and_no_more() -> None:
 
 
 def test_p15_a_gap_through_the_price_is_covered_by_the_insurance_fund() -> None:
+    """E20. P-15."""
     _, executed, realised, clearance, cover = liquidated(1.0, 50_000.0, 5_000.0, 44_000.0)
     assert (executed, clearance) == (44_000.0, 0.0)
     assert realised == near(-6_000.0)
@@ -242,6 +251,7 @@ def test_p15_a_gap_through_the_price_is_covered_by_the_insurance_fund() -> None:
 
 
 def test_p16_gap_for_a_short() -> None:
+    """E20. P-16."""
     price, executed, realised, clearance, cover = liquidated(-2.0, 40_000.0, 4_000.0, 43_000.0)
     assert price == near(41815.9203980100)
     assert executed == 43_000.0
@@ -251,12 +261,14 @@ def test_p16_gap_for_a_short() -> None:
 
 
 def test_p17_mark_is_the_median_that_a_wick_in_last_does_not_move() -> None:
+    """E20. P-17."""
     assert mark_price(60_000.0, 0.0001, 4.0, 12.0, 60_020.0) == near(60_012.0)
     assert mark_price(60_000.0, 0.0001, 4.0, 12.0, 55_000.0) == near(60_003.0)
     assert mark_price(60_000.0, 0.0001, 4.0, 12.0, 60_005.0) == near(60_005.0)
 
 
 def test_p21_path_of_fills_and_funding() -> None:
+    """E20. P-21."""
     wallet, quantity, entry = 10_000.0, 0.0, 0.0
     steps = (
         ("fill", 0.2, 50_000.0, 0.0005), ("funding", 50_500.0, 0.0001, 0.0), ("fill", -0.5, 51_000.0, 0.0002),
@@ -277,10 +289,12 @@ def test_p21_path_of_fills_and_funding() -> None:
     [(50e3, 200.0), (600e3, 2_950.0), (3e6, 18_550.0), (5e6, 38_550.0), (25e6, 368_550.0)],
 )
 def test_p22_maintenance_margins(notional: float, margin: float) -> None:
+    """E20. P-22."""
     assert maintenance_margin(notional, BTC) == near(margin)
 
 
 def test_p23_rounding_of_quantities_prices_and_the_minimum_notional() -> None:
+    """E20, E54. P-23."""
     assert round_quantity(0.0127, 0.001) == 0.012
     assert round_quantity(-0.0127, 0.001) == -0.012
     assert round_quantity(0.3, 0.1) == near(0.3)  # 0.3 / 0.1 is 2.999..96 in floats and still three lots
@@ -296,6 +310,7 @@ def test_p23_rounding_of_quantities_prices_and_the_minimum_notional() -> None:
 
 
 def test_r01_differential_sharpe_ratio() -> None:
+    """E20. R-01."""
     mean, square = 0.0005, 0.0001
     for value, ratio, mean_after, square_after in (
         (0.002, 0.17465454502653846, 0.000515, 0.00009904),
@@ -421,12 +436,14 @@ MUTANTS = {
 
 
 def test_accounting_identities_hold_over_ten_thousand_random_fills() -> None:
+    """E21. Identities 1 to 3."""
     print(f"seed {SEED}")
     assert violations_of_the_identities(Rules(), 10_000, SEED) == []
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_accounting_identities_catch_a_planted_fault(name: str) -> None:
+    """Twin of E21."""
     assert violations_of_the_identities(MUTANTS[name], 10_000, SEED) != []
 
 
@@ -447,12 +464,14 @@ def pair_total(rules: Rules, seed: int, rate: float = 0.0, funding: float = 0.0)
 
 
 def test_a_mirrored_pair_without_costs_sums_to_zero() -> None:
+    """E21. Identity 4."""
     print(f"seed {SEED}")
     assert pair_total(Rules(), SEED) <= 1e-12
     assert pair_total(Rules(), SEED, funding=0.0001) <= 1e-12  # what the long pays the short receives
 
 
 def test_a_mirrored_pair_shows_a_planted_fault() -> None:
+    """Twin of E21."""
     assert pair_total(Rules(), SEED, rate=0.0005) > 1e-6  # fees leave the pair
     assert pair_total(MUTANTS["funding on size"], SEED, funding=0.0001) > 1e-6  # both sides pay
 
@@ -493,11 +512,14 @@ def leaked_money(rules: Rules, seed: int) -> float:
 
 
 def test_trader_counterparty_venue_and_insurance_conserve_money() -> None:
+    """E21, E22. Identity 5."""
     print(f"seed {SEED}")
     assert leaked_money(Rules(), SEED) <= 1e-12
 
 
 def test_conservation_catches_funding_that_nobody_receives_and_a_liquidation_at_another_price() -> None:
+    """Twin of E21 and E22."""
+
     def shifted(*arguments: float) -> tuple[float, float, float, float]:
         price, realised, clearance, cover = settle_liquidation(*arguments)
         return price * 0.999, realised, clearance, cover
@@ -851,6 +873,7 @@ def test_an_order_with_a_number_that_is_not_finite_is_rejected(name: str, value:
 
 
 def test_an_order_beyond_the_last_tier_or_above_a_tiers_leverage_is_rejected_with_its_reason() -> None:
+    """E55."""
     rich = {"wallet": 1e12, "largest": math.inf, "leverage": 1.0}
     assert order(**rich, change=1_799_999_000.0 / 60_000.0) == 0
     assert order(**rich, change=1_800_001_000.0 / 60_000.0) == REJECT_TIER_LEVERAGE

@@ -106,6 +106,7 @@ def test_a_bad_action_is_refused_and_changes_nothing(name: str, value: float) ->
 @IDS
 @pytest.mark.parametrize("value", BAD)
 def test_a_held_bad_action_keeps_the_position_sends_no_order_and_is_counted(name: str, value: float) -> None:
+    """E50."""
     env: Any = gym.make(name, on_bad_action="hold", bars=SMALL)
     env.reset(seed=0)
     good = np.full(env.action_space.shape, 0.5, np.float32)
@@ -150,7 +151,7 @@ def test_a_held_bad_action_of_one_lane_leaves_the_others_alone() -> None:
 
 
 def test_mutant_a_nan_that_is_only_clipped_reaches_the_account() -> None:
-    """``np.clip`` and ``min(max())`` keep a NaN: without the check the books are lost."""
+    """Twin of E50. ``np.clip`` and ``min(max())`` keep a NaN: without the check the books are lost."""
     from test_perp_env import mutant
 
     kernel = mutant(("if not math.isfinite(a[ACTION]):", "if False:"))

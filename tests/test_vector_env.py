@@ -152,6 +152,7 @@ def check_lanes(env: Any, actions: np.ndarray[Any, Any], mode: AutoresetMode, **
 @pytest.mark.parametrize("leverage", [1.0, 10.0, 50.0])
 @pytest.mark.parametrize("lanes", [1, 3, 8, 64])
 def test_every_lane_equals_the_single_env_bit_for_bit(lanes: int, leverage: float, mode: AutoresetMode) -> None:
+    """E08."""
     settings = {**SETTINGS, "bars": CALM if leverage == 50.0 else SMALL, "leverage": leverage}
     settings |= {"maximum_drawdown": 0.15 if leverage == 1.0 else 0.9}
     steps = 1200 if lanes == 1 else 400
@@ -204,6 +205,7 @@ class Tampered(gym.vector.VectorWrapper):
     ],
 )  # fmt: skip
 def test_mutant_a_lane_that_differs_is_found(fault: str, mode: AutoresetMode) -> None:
+    """Twin of E08."""
     settings = {**SETTINGS, "leverage": 10.0}
     actions = draw_actions(3, 200, 10.0)
     plain = build_vector("PerpFutures", 3, autoreset_mode=mode, **settings)
@@ -243,6 +245,7 @@ def assert_same_info(ours: Info, theirs: Info, place: str) -> None:
 @pytest.mark.parametrize("mode", MODES[:2], ids=lambda mode: mode.value)
 @pytest.mark.parametrize("name", envs.ids())
 def test_the_native_vector_env_equals_gymnasiums_of_single_envs(name: str, mode: AutoresetMode) -> None:
+    """E08."""
     settings = dict(SETTINGS, leverage=20.0) if name.startswith("PerpFutures") else {"episode_bars": 60}
     native = gym.make_vec(name, num_envs=4, autoreset_mode=mode, **settings)
     theirs = gym.vector.SyncVectorEnv([lambda: gym.make(name, **settings)] * 4, autoreset_mode=mode)
@@ -397,6 +400,7 @@ def test_a_masked_reset_moves_only_the_lanes_of_the_mask() -> None:
 
 
 def test_stepping_before_a_reset_or_past_an_end_without_autoreset_raises() -> None:
+    """E05, E09."""
     env = build_vector("PerpFutures", 3, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS)
     with pytest.raises(ResetNeeded):
         env.step(np.zeros((3, 1)))
@@ -414,6 +418,7 @@ def test_stepping_before_a_reset_or_past_an_end_without_autoreset_raises() -> No
 
 
 def test_a_bad_action_names_its_lane_and_moves_no_lane() -> None:
+    """E50, E52."""
     env = build_vector("PerpFutures", 3, **SETTINGS)
     env.reset(seed=SEED)
     bad: list[Any] = [

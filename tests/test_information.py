@@ -1,0 +1,297 @@
+"""What an observation may know, for every registered id: not the future, not the label, not what was there before.
+
+``test_causality.py`` holds the finer checks of the PerpFutures family; here the same questions are asked through
+``gym.make``, so that later ids are asked them too.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from registered import IDS, family, make, make_on, random_walk
+from test_causality import changed, draw_rows
+
+from agents import lookahead
+from markets import features
+from markets.bars import Bars
+from markets.errors import InSampleError
+from markets.features import FeatureScaler
+
+SEED = 101
+Floats = np.ndarray[Any, Any]
+
+# ---- the future -------------------------------------------------------------------------------------------------
+
+FIRST, LAST = 1_850, 2_400  # rows of the market that are played
+WAYS = ("noise", "x10", "reversed", "nan", "cut")
+
+
+def dated(bars: Bars) -> dict[str, Any]:
+    """Splits by date, so that nothing that is fitted moves with the bars of the test split."""
+    return {"split": "test", "train_end": str(bars.close_time[1_500]), "validation_end": str(bars.close_time[1_800])}
+
+
+def episode(name: str, bars: Bars, start: np.datetime64, actions: list[Any], dates: dict[str, Any]) -> Any:
+    """Observations and rewards, as bytes and floats."""
+    env = make_on(name, bars, disable_env_checker=True, **dates, **family(name).enduring)
+    obs, _ = env.reset(seed=SEED, options={"start": start})
+    seen, rewards = [obs.tobytes()], []
+    for action in actions:
+        obs, reward, terminated, truncated, _ = env.step(action)
+        seen.append(obs.tobytes())
+        rewards.append(reward)
+        if terminated or truncated:
+            break
+    return seen, rewards
+
+
+def what_leaked(name: str, rows: list[int]) -> list[str]:
+    """Replace the market from each of ``rows`` on in one way after the other; say what changed that may not."""
+    bars, found = family(name).market(), []
+    env = make_on(name, bars, **dated(bars))
+    env.action_space.seed(SEED)
+    actions = [env.action_space.sample() for _ in range(LAST - FIRST)]
+    actions = [actions[count - count % 4] for count in range(len(actions))]  # held, so that positions live
+    seen, rewards = episode(name, bars, bars.time[FIRST], actions, dated(bars))
+    assert len(rewards) == LAST - FIRST
+    for count, k in enumerate(rows):
+        for how in (WAYS[count % len(WAYS)], WAYS[(count + 2) % len(WAYS)]):
+            other, other_rewards = episode(name, changed(bars, k, how), bars.time[FIRST], actions, dated(bars))
+            known = k - FIRST  # observations of rows FIRST .. k - 1
+            if seen[:known] != other[:known]:
+                found.append(f"{how} from {k}: an observation")
+            if rewards[: known - 1] != other_rewards[: known - 1]:
+                found.append(f"{how} from {k}: a reward")
+    return found
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_nothing_before_a_changed_or_missing_bar_is_another_bit(name: str) -> None:
+    """E13, E14. Noise, ten times as much, reversed, NaN and cut off, at 20 random bars."""
+    print(f"seed {SEED}")
+    assert what_leaked(name, draw_rows(FIRST + 2, LAST)) == []
+
+
+@pytest.mark.usefixtures("fresh_games")
+@pytest.mark.parametrize("name", IDS)
+def test_mutant_one_bar_of_lookahead_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of E13 and E14."""
+    raw = features.raw
+
+    def early(bars: Bars) -> Floats:
+        values = raw(bars)
+        values[:-1, 0] = values[1:, 0]
+        return values
+
+    monkeypatch.setattr(features, "raw", early)
+    found = what_leaked(name, draw_rows(FIRST + 2, LAST, 5))
+    assert any("observation" in leak for leak in found)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_the_lookahead_detector_finds_every_id_clean(name: str) -> None:
+    """E13, E14. The instrument that users have, on another market and other actions."""
+    leaks = lookahead.check_id(name, family(name).market(), trials=5, seed=SEED)
+    assert list(leaks) == []
+    assert leaks.skipped == 0
+
+
+# ---- the past ---------------------------------------------------------------------------------------------------
+
+HISTORIES = (200, 400, 1_000)  # bars before the first observation
+
+
+def scaler_file(bars: Bars, folder: Path) -> str:
+    """Fit the feature scaler once, so that histories of other lengths are observed through the same one."""
+    file = folder / "scaler.json"
+    file.write_text(json.dumps(FeatureScaler.fit(bars, features.raw(bars), 1_000).to_json()))
+    return str(file)
+
+
+def warm_up_gaps(name: str, folder: Path, histories: tuple[int, ...] = HISTORIES) -> list[float]:
+    """Start one episode behind histories of several lengths; largest difference of an observation to the longest."""
+    whole, at = family(name).market(), 1_200
+    scaler = scaler_file(whole, folder)
+    declared = make_on(name, whole).unwrapped.simulation.game.first  # type: ignore[attr-defined]
+    runs = []
+    for history in (length for length in histories if length >= declared):
+        bars = whole.between(at - history, at + 200)
+        dates = {
+            "split": "test", "train_end": str(whole.close_time[at - 20]), "scaler": scaler, "allow_in_sample": True,
+            "validation_end": str(whole.close_time[at - 10]),
+        }  # fmt: skip
+        env = make_on(name, bars, **dates, **family(name).enduring)
+        obs, _ = env.reset(seed=SEED, options={"start": whole.time[at]})
+        env.action_space.seed(SEED)
+        seen = [obs]
+        for _ in range(150):
+            seen.append(env.step(env.action_space.sample())[0])
+        runs.append(np.stack(seen))
+    assert len(runs) >= 2, f"a warm-up of {declared} bars leaves nothing to compare: add a longer history"
+    return [float(np.abs(run - runs[-1]).max()) for run in runs[:-1]]
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_an_episode_is_the_same_behind_any_history_that_covers_the_warm_up(name: str, tmp_path: Path) -> None:
+    """E15. 200, 400 and 1,000 bars before the first observation."""
+    assert max(warm_up_gaps(name, tmp_path)) <= 1e-6
+
+
+@pytest.mark.usefixtures("fresh_games")
+@pytest.mark.parametrize("name", IDS)
+def test_mutant_a_warm_up_that_is_declared_too_short_is_found(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin of E15."""
+    monkeypatch.setattr(features, "warm_up", lambda interval: 100)
+    monkeypatch.setattr(features, "WARM_UP", 100)
+    assert max(warm_up_gaps(name, tmp_path, (130, 1_000))) > 1e-3
+
+
+# ---- what a linear probe can read -------------------------------------------------------------------------------
+
+PROBED = 10_000
+
+
+def rollout(name: str, bars: Bars) -> tuple[Floats, Floats]:
+    """Observations of a long episode with random targets held for a while, account columns too, and their rows."""
+    env = make_on(
+        name, bars, split="test", train_end=str(bars.close_time[500]), validation_end=str(bars.close_time[510]),
+        info="none", disable_env_checker=True, **family(name).enduring,
+    )  # fmt: skip
+    env.action_space.seed(SEED)
+    obs, _ = env.reset(seed=SEED)
+    seen, rows = [obs], [int(env.unwrapped.simulation.rows[0])]  # type: ignore[attr-defined]
+    action = env.action_space.sample()
+    for count in range(PROBED):
+        if count % 5 == 0:
+            action = env.action_space.sample()
+        obs, _, terminated, truncated, _ = env.step(action)
+        seen.append(obs)
+        rows.append(int(env.unwrapped.simulation.rows[0]))  # type: ignore[attr-defined]
+        if terminated or truncated:
+            break
+    return np.array(seen[:-1], np.float64), np.array(rows[:-1])
+
+
+def probe(inputs: Floats, target: Floats) -> float:
+    """Out-of-sample R2 of a ridge regression fitted on the first half."""
+    half = len(target) // 2
+    mean, scale = inputs[:half].mean(axis=0), inputs[:half].std(axis=0) + 1e-12
+    design = np.column_stack([np.ones(len(inputs)), (inputs - mean) / scale])
+    gram = design[:half].T @ design[:half] + 10.0 * np.eye(design.shape[1])
+    weights = np.linalg.solve(gram, design[:half].T @ target[:half])
+    rest, guess = target[half:], design[half:] @ weights
+    return float(1.0 - np.sum((rest - guess) ** 2) / np.sum((rest - target[:half].mean()) ** 2))
+
+
+def targets(bars: Bars, rows: Floats) -> dict[str, Floats]:
+    """What must not be readable at a row: the next return, the label of this bar and of the next, the next collapse.
+
+    A collapse is a bar whose low lies in the worst twentieth, seen from its open: it liquidates whoever is near it.
+    """
+    assert bars.labels is not None
+    fall = np.log(bars.low[:, 0] / bars.open[:, 0])
+    return {
+        "next return": np.log(bars.close[rows + 1, 0] / bars.close[rows, 0]),
+        "label": bars.labels[rows].astype(np.float64),
+        "next label": bars.labels[rows + 1].astype(np.float64),
+        "next collapse": (fall[rows + 1] < np.quantile(fall, 0.05)).astype(np.float64),
+    }
+
+
+def readable(name: str, bars: Bars) -> dict[str, float]:
+    inputs, rows = rollout(name, bars)
+    assert len(rows) > PROBED - 1_000
+    return {key: probe(inputs, target) for key, target in targets(bars, rows).items()}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_linear_probe_reads_neither_return_nor_label_nor_collapse_on_a_random_walk(name: str) -> None:
+    """E16. Out-of-sample R2 of at most 3 / n."""
+    print(f"seed {SEED}")
+    found = readable(name, random_walk(SEED))
+    print(found)
+    assert max(found.values()) <= 3.0 / (PROBED / 2), found
+
+
+@pytest.mark.usefixtures("fresh_games")
+@pytest.mark.parametrize("target", ["next return", "label", "next label", "next collapse"])
+@pytest.mark.parametrize("name", IDS)
+def test_mutant_the_probe_reads_a_planted_lead_feature(name: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of E16. A feature of which a twenty-sixth of the variance is the target."""
+    raw = features.raw
+
+    def planted(bars: Bars) -> Floats:
+        values = raw(bars)
+        rows = np.arange(len(bars) - 1)
+        lead = targets(bars, rows)[target]
+        noise = np.random.default_rng(SEED).standard_normal(len(rows))
+        values[rows, 3] = (lead - lead.mean()) / lead.std() + 5.0 * noise
+        return values
+
+    monkeypatch.setattr(features, "raw", planted)
+    assert readable(name, random_walk(SEED))[target] > 0.01
+
+
+# ---- what was fitted --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_an_evaluation_that_begins_in_the_fitted_range_raises_unless_it_is_allowed(name: str, tmp_path: Path) -> None:
+    """E18. And says so in info; training inside the fitted range is flagged."""
+    bars = family(name).market()
+    scaler = scaler_file(bars, tmp_path)  # fitted on 1,000 rows
+    dates = {"train_end": str(bars.close_time[700]), "validation_end": str(bars.close_time[1_500]), "episode_bars": 50}
+    with pytest.raises(InSampleError) as raised:
+        make_on(name, bars, split="validation", scaler=scaler, **dates)
+    assert str(bars.close_time[701]) in str(raised.value)
+    assert str(bars.close_time[999]) in str(raised.value)
+    for split, inside in (("train", True), ("validation", True), ("test", False)):
+        env = make_on(name, bars, split=split, scaler=scaler, allow_in_sample=split == "validation", **dates)
+        assert env.reset(seed=SEED)[1]["in_sample"] is inside
+
+
+# ---- global state -----------------------------------------------------------------------------------------------
+
+
+def torch_state_matters(env: gym.Env[Any, Any], twin: gym.Env[Any, Any]) -> bool:
+    """Play two equal envs, one while torch's global generator is seeded anew every step."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    actions = [env.action_space.sample() for _ in range(50)]
+    runs = []
+    for count, one in enumerate((env, twin)):
+        seen = [one.reset(seed=SEED)[0].tobytes()]
+        for turn, action in enumerate(actions):
+            if count:
+                torch.manual_seed(turn)
+            seen.append(one.step(action)[0].tobytes())
+        seen.append(one.reset()[0].tobytes())
+        if not count and not torch.equal(torch.get_rng_state(), before):
+            return True
+        runs.append(seen)
+    return runs[0] != runs[1]
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_the_global_generator_of_torch_is_neither_used_nor_moved(name: str) -> None:
+    """E12."""
+    assert not torch_state_matters(make(name), make(name))
+
+
+def test_mutant_an_env_that_draws_from_torch_is_found() -> None:
+    """Twin of E12."""
+
+    class Draws(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            torch.rand(1)
+            return self.env.step(action)
+
+    assert torch_state_matters(Draws(make(IDS[0])), Draws(make(IDS[0])))

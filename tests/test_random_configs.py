@@ -1,0 +1,227 @@
+"""A thousand configurations drawn from the schema of each family's dataclass, two hundred steps each: nothing breaks.
+
+The schema is asked, not copied: which numbers a field accepts is found by trying, which words it accepts is read from
+the error that names them. A field that cannot be drawn so needs a row in ``OWN``; without one the test says its name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import typing
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from registered import IDS, perpetual_market
+from test_hostile_data import check_items
+from test_perp_env import mutant
+
+from envs import perp_kernel
+from envs.make import family_of
+from envs.rewards import TERMS
+from markets import sources
+from markets.bars import MARKS, PRICES, Bars
+from markets.errors import RegimeGymError, UnknownNameError
+from markets.sources.memory import register_bars
+
+SEED = 121
+CONFIGS, STEPS = 1_000, 200
+GRID = (0.0, *(10.0**power for power in range(-12, 16)), 0.5, 0.999, 2.0, 3.0, 5.0, 20.0, 50.0, 125.0)
+Draw = Callable[[np.random.Generator], Any]
+Generator = np.random.Generator
+
+
+# ---- markets ----------------------------------------------------------------------------------------------------
+
+
+def broken_market() -> Bars:
+    """Jumps of up to 90 %, gaps in time, bars without volume, marks that lag, funding of up to 1 %."""
+    random = np.random.default_rng(SEED)
+    bars = perpetual_market()
+    keep = random.random(len(bars)) > 0.02
+    jumps = np.where(random.random(len(bars)) < 0.02, random.uniform(np.log(0.1), np.log(1.9), len(bars)), 0.0)
+    level = np.exp(np.cumsum(jumps - jumps.mean()))[:, None]
+    columns = {name: getattr(bars, name) * level for name in (*PRICES, *MARKS)}
+    columns["volume"] = bars.volume * (random.random(bars.volume.shape) > 0.1)
+    columns = {name: column[keep] for name, column in columns.items()}
+    assert bars.labels is not None
+    rates = random.uniform(-0.01, 0.01, bars.funding_rate.shape)
+    return replace(bars, time=bars.time[keep], labels=bars.labels[keep], funding_rate=rates, **columns)  # type: ignore[arg-type]
+
+
+@cache
+def market_names() -> tuple[str, ...]:
+    wild = sources.load("synthetic:crypto?seed=3&interval=1h&bars=2600&annual_volatility=2.5")
+    plain = replace(wild, mark_open=None, mark_high=None, mark_low=None, mark_close=None)
+    markets = {"calm": perpetual_market(), "wild": wild, "last only": plain, "broken": broken_market()}
+    return tuple(register_bars(f"random-configs-{name}", bars) for name, bars in markets.items())
+
+
+# ---- drawing from a schema --------------------------------------------------------------------------------------
+
+
+def reward_text(random: Generator) -> str:
+    names = random.choice(list(TERMS), int(random.integers(1, len(TERMS) + 1)), replace=False)
+    return ",".join(f"{name}={random.choice([1.0, 0.1, 10.0, -1.0, 0.0])}" for name in names)
+
+
+OWN: dict[str, Draw] = {  # fields whose values the schema cannot tell
+    "bars": lambda random: str(random.choice(market_names())),
+    "reward": reward_text,
+    "symbol": lambda random: random.choice([None, "BTCUSDT", "SOLUSDT", "NEWCOIN"]),
+    "episode_bars": lambda random: random.choice([None, 0, 1, 2, 50, 400]),
+    "scaler": lambda random: None,
+    "train_end": lambda random: None,
+    "validation_end": lambda random: None,
+}
+
+
+def accepted(config: Any, name: str, value: Any) -> bool:
+    try:
+        config(**{name: value})
+    except RegimeGymError:
+        return False
+    return True
+
+
+def number(default: float | None, allowed: list[float]) -> Draw:
+    """Anywhere in the range, at its ends, or within a factor of ten of the default."""
+    low, high = min(allowed), max(allowed)
+    smallest = min(value for value in allowed if value > 0.0)
+
+    def draw(random: Generator) -> float:
+        how = random.random()
+        if how < 0.1:
+            return float(random.choice([low, high]))
+        if how < 0.5 and default:
+            return float(np.clip(default * 10.0 ** random.uniform(-1.0, 1.0), low, high))
+        return float(np.clip(10.0 ** random.uniform(math.log10(smallest), math.log10(high)), low, high))
+
+    return draw
+
+
+def word(choices: list[str]) -> Draw:
+    return lambda random: str(random.choice(choices))
+
+
+@cache
+def schema(config: Any) -> dict[str, Draw]:
+    """How to draw every field of a configuration dataclass."""
+    draws: dict[str, Draw] = {}
+    kinds = typing.get_type_hints(config)
+    for item in fields(config):
+        options = set(typing.get_args(kinds[item.name])) or {kinds[item.name]}
+        if item.name in OWN:
+            draws[item.name] = OWN[item.name]
+        elif bool in options:
+            draws[item.name] = lambda random: bool(random.random() < 0.5)
+        elif float in options or int in options:
+            allowed = [value for value in GRID if accepted(config, item.name, value)]
+            assert len(allowed) > 1, f"{item.name} accepts none of the usual numbers: give it a row in OWN"
+            draws[item.name] = number(item.default if isinstance(item.default, float) else None, allowed)
+        else:
+            try:
+                config(**{item.name: "no such word"})
+                raise LookupError(f"{item.name} takes any text: give it a row in OWN")
+            except UnknownNameError as error:
+                draws[item.name] = word(re.findall(r"Valid: (.*)", str(error))[0].split(", "))
+    return draws
+
+
+def draw_config(config: Any, random: Generator) -> dict[str, Any]:
+    """About a third of the fields drawn, the others as they are by default; the market always drawn."""
+    return {
+        name: draw(random) for name, draw in schema(config).items() if name == "bars" or random.random() < 1.0 / 3.0
+    }
+
+
+# ---- playing ----------------------------------------------------------------------------------------------------
+
+
+def check_config(name: str, config: dict[str, Any], seed: int, met: dict[str, int]) -> None:
+    """Construct, play, and check every step; a refusal must be one of our errors."""
+    try:
+        env = gym.make(name, disable_env_checker=True, **config)
+    except RegimeGymError:
+        met["refused"] += 1
+        return
+    random = np.random.default_rng(seed)
+    obs, before = env.reset(seed=seed)
+    low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
+    for _ in range(STEPS):
+        assert env.observation_space.contains(obs)
+        assert np.isfinite(obs).all()
+        action = random.choice([low, high, random.uniform(low, high), 0.0 * low])
+        obs, reward, terminated, truncated, info = env.step(action)
+        assert math.isfinite(reward)
+        terms = info["reward_terms"].values()
+        assert abs(reward - sum(terms)) <= 1e-12 + 1e-9 * max(map(abs, terms))
+        assert all(math.isfinite(value) for value in info.values() if type(value) is float)
+        assert info["equity"] >= 0.0
+        if "fill_quantity" in info:
+            check_items(before, info)
+            met["fills"] += info["fill_quantity"] != 0.0
+            met["liquidations"] += info["liquidated"]
+            assert not (info["liquidated"] and info["position"] != 0.0)
+        assert ("ended_by" in info) == (terminated or truncated)
+        assert not (terminated and truncated)
+        before = info
+        if terminated or truncated:
+            met["ends"] += 1
+            obs, before = env.reset()
+
+
+def check_configs(name: str, count: int, seed: int = SEED) -> dict[str, int]:
+    config = family_of(gym.spec(name).kwargs["family"]).config
+    met = dict.fromkeys(("refused", "fills", "liquidations", "ends"), 0)
+    for number_of in range(count):
+        drawn = draw_config(config, np.random.default_rng([seed, number_of]))
+        try:
+            check_config(name, drawn, number_of, met)
+        except Exception as error:  # say which one it was
+            error.add_note(f"seed [{seed}, {number_of}]: {drawn}")
+            raise
+    return met
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IDS)
+def test_a_thousand_random_configurations_are_refused_or_played_and_keep_every_invariant(name: str) -> None:
+    """E64."""
+    print(f"seed {SEED}")
+    met = check_configs(name, CONFIGS)
+    print(met)
+    assert met["refused"] < CONFIGS // 10
+    assert min(met["fills"], met["ends"]) > 1_000
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_fifty_random_configurations_keep_every_invariant(name: str) -> None:
+    """E64. A sample of the thousand."""
+    assert check_configs(name, 50)["fills"] > 100
+
+
+@pytest.mark.usefixtures("fresh_games")
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("a[WALLET] += realised - paid", "a[WALLET] += realised + paid"),
+        ("a[WALLET] -= payment", "a[WALLET] += payment"),
+        ("realised - clearance + cover", "realised + cover"),
+        ("    a[POSITION] = kept\n", ""),
+        ("a[FILL_QUANTITY], a[FILL_PRICE] = change, price", "a[FILL_QUANTITY], a[FILL_PRICE] = change, math.inf"),
+    ],
+    ids=["fee sign", "funding sign", "clearance fee", "a liquidated position that stays", "a number not finite"],
+)
+def test_mutant_a_fault_anywhere_is_found_by_the_random_configurations(
+    change: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin of E64."""
+    monkeypatch.setattr(perp_kernel, "step", mutant(change))
+    with pytest.raises(AssertionError):
+        check_configs("PerpFutures-v0", 200)

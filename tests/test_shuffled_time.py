@@ -1,0 +1,105 @@
+"""A learner finds what a market's past says about its future, and nothing once time has been shuffled.
+
+The market has momentum that pays for its costs many times over. Shuffled, the very same bars come in another order:
+whatever PPO then earns on bars it was not trained on would be a leak, or luck that costs do not pay for. Each split is
+shuffled on its own and freed of its drift, so that only timing could earn anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from registered import HOUR, IDS
+
+from agents.learnability import ARGUMENTS, REWARD_SCALE, SETTINGS, score
+from agents.sb3 import build_model
+from agents.training import resolve
+from agents.vec_env import NativeVecEnv
+from envs.make import game_of
+from markets.bars import Bars
+from markets.sources.memory import register_bars
+
+SEED = 111
+ROWS = 12_000
+EDGES = (0, 7_200, 9_600, ROWS)  # of the splits
+STEPS = 100_000
+SEEDS = (0, 1, 2)
+ORDERS = 10  # in which the bars of the validation split are played, so that one lucky order decides nothing
+Floats = np.ndarray[Any, Any]
+
+
+def momentum(seed: int) -> Floats:
+    """Log returns, wicks and volume per bar ``(T, 4)``: a return is 0.6 times the one before and a shock of 0.6 %."""
+    random = np.random.default_rng([SEED, seed])
+    returns = random.normal(0.0, 0.006, ROWS)
+    for row in range(1, ROWS):
+        returns[row] += 0.6 * returns[row - 1]
+    wicks = np.abs(random.normal(0.0, 0.002, (ROWS, 2)))
+    return np.column_stack([returns, wicks, random.lognormal(12.0, 0.5, ROWS)])
+
+
+def market(seed: int, order: int | None) -> Bars:
+    """Bars of :func:`momentum` in their order, or shuffled in each split; ``order`` moves the last two splits only."""
+    bars = momentum(seed)
+    for number, (first, stop) in enumerate(pairwise(EDGES)):
+        if order is not None:
+            generator = np.random.default_rng([SEED, seed, number, order if number else 0])
+            bars[first:stop] = generator.permutation(bars[first:stop])
+        bars[first:stop, 0] -= np.log(np.exp(bars[first:stop, 0]).mean())  # no constant exposure earns anything
+    close = 50_000.0 * np.exp(np.cumsum(bars[:, 0]))
+    opened = np.concatenate([[50_000.0], close[:-1]])
+    return Bars(
+        time=np.datetime64("2022-01-01", "ns") + np.arange(ROWS) * HOUR, interval=HOUR, symbols=("COIN",),
+        open=opened[:, None], high=(np.maximum(opened, close) * np.exp(bars[:, 1]))[:, None],
+        low=(np.minimum(opened, close) * np.exp(-bars[:, 2]))[:, None], close=close[:, None], volume=bars[:, 3:],
+    )  # fmt: skip
+
+
+def learned(name: str, seed: int, shuffled: bool) -> list[float]:
+    """Train PPO, then play the validation split after costs: its log growth, in several orders where shuffled."""
+    torch.set_num_threads(1)
+    arguments = {**ARGUMENTS, "bars": register_bars("shuffled", market(seed, 0 if shuffled else None))}
+    vector: Any = gym.make_vec(
+        name, num_envs=256, vectorization_mode="vector_entry_point", autoreset_mode="SameStep", info="none", **arguments
+    )
+    env = NativeVecEnv(vector, REWARD_SCALE)
+    model = build_model("ppo", env, seed, "cpu", None, SETTINGS)
+    model.learn(STEPS)
+    model.policy.set_training_mode(False)
+    family, training = resolve(name, arguments)
+    growths = []
+    for order in range(ORDERS if shuffled else 1):
+        register_bars("shuffled", market(seed, order if shuffled else None))
+        game = game_of(family, replace(training, split="validation"))
+        played = score(lambda seen: model.policy.predict(seen, deterministic=True)[0], game, revealed=False)
+        assert played.costs.sum() > 0.0, "an agent that never trades proves nothing"
+        growths.append(played.log_growth)
+    return growths
+
+
+def mean_growth(name: str, shuffled: bool, seeds: tuple[int, ...] = SEEDS) -> float:
+    """Mean log growth over training seeds, each on a market of its own, and over orders."""
+    growths = np.array([learned(name, seed, shuffled) for seed in seeds])
+    print(growths.mean(axis=1), "+-", growths.std() / np.sqrt(growths.size))
+    return float(growths.mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IDS)
+def test_an_agent_trained_on_shuffled_time_earns_nothing_on_bars_it_has_not_seen(name: str) -> None:
+    """E17."""
+    print(f"seeds {SEEDS}")
+    assert mean_growth(name, shuffled=True) <= 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IDS)
+def test_mutant_time_that_is_not_shuffled_is_learned(name: str) -> None:
+    """Twin of E17. The same training on the same bars in their order."""
+    assert mean_growth(name, shuffled=False, seeds=SEEDS[:1]) > 1.0
