@@ -1,20 +1,14 @@
 """Saved agents: one file, ``agent.zip``, with a JSON manifest, the policy as safetensors and the feature scaler.
 
-Nothing is unpickled: the policy class comes from a closed table and its weights are plain tensors. The file is written
-under a temporary name and moved into place, so that a kill leaves the old agent or the new one, never half of one.
+Nothing is unpickled: the policy class comes from a closed table and its weights are plain tensors. How the file is
+written and read is in :mod:`markets.storage`. An agent knows the environment it was trained on and refuses another one.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
-import os
-import platform
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +19,26 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import BasePolicy
 
+from agents import fit
 from agents.agent import Agent, Observation
+from agents.differences import differences
+from agents.provenance import versions
 from agents.sb3 import algorithm, policy_arguments
+from envs.simulation import Game
+from markets import storage
 from markets.errors import ArtefactError
 from markets.features import FeatureScaler
 
 FILE = "agent.zip"
-FORMAT = 1
-MEMBERS = ("manifest.json", "policy.safetensors", "scaler.json")
-LARGEST = 256 * 2**20  # bytes of one member
-LIBRARIES = ("regimegym", "gymnasium", "stable-baselines3", "torch", "numpy", "pandas", "numba")
+FORMAT = 2
+POLICY, SCALER = "policy.safetensors", "scaler.json"
+KINDS = {
+    "name": str, "algo": str, "policy": dict, "settings": dict, "observation": dict, "action": dict, "requires": dict,
+    "env": str, "arguments": dict, "seed": int, "versions": dict,
+}  # fmt: skip
+_log = logging.getLogger(__name__)
 
 
 class PolicyAgent(Agent):
@@ -47,7 +49,7 @@ class PolicyAgent(Agent):
         scaler: the feature scaler it was trained with.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, manifest: Mapping[str, Any], scaler: FeatureScaler) -> None:
+    def __init__(self, policy: BasePolicy, manifest: Mapping[str, Any], scaler: FeatureScaler) -> None:
         super().__init__()
         self.policy = policy
         self.manifest = manifest
@@ -59,145 +61,110 @@ class PolicyAgent(Agent):
     def act(
         self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
     ) -> tuple[NDArray[np.float32], Any]:
-        """Return the policy's actions, clipped to the action space."""
+        """Return the policy's actions within the action space, and a recurrent policy's next state.
+
+        ``state`` None begins anew; so does each lane whose ``episode_start`` is true.
+        """
         actions, state = self.policy.predict(columns, state, episode_start, deterministic)
         return np.asarray(actions, dtype=np.float32), state
 
+    def check(self, env: Game | gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]) -> None:
+        """Raise unless the policy means in ``env`` what it meant in training; columns may be more, and reordered.
 
-def save(directory: str | Path, policy: ActorCriticPolicy, scaler: FeatureScaler, manifest: dict[str, Any]) -> Path:
+        Compared: name, bounds and number type of each column it reads, the action space, the family, the leverage
+        arguments and the feature scaler.
+
+        Raises:
+            ArtefactError: lists every item that differs, with what is expected and what is found.
+        """
+        found = fit.description(env, self.reads)
+        lines = differences(fit.expectation(self.manifest, self.scaler), found)
+        if lines:
+            raise ArtefactError(
+                f"agent {self.name!r} was trained on another environment than the one given:\n  " + "\n  ".join(lines)
+            )
+
+
+def save(
+    directory: str | Path, policy: BasePolicy, scaler: FeatureScaler, manifest: dict[str, Any],
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> Path:  # fmt: skip
     """Write ``directory/agent.zip`` and return its path.
 
     Args:
         manifest: what the caller knows: name, algo, policy settings, env id and arguments, observation names and so on;
             spaces, versions and hashes are added here.
+        weights: other weights than the policy's present ones.
     """
+    tensors = policy.state_dict() if weights is None else weights
     members = {
-        "policy.safetensors": save_tensors({k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}),
-        "scaler.json": json.dumps(scaler.to_json(), indent=1).encode(),
+        POLICY: save_tensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()}),
+        SCALER: json.dumps(scaler.to_json(), indent=1).encode(),
     }
-    content = {
-        **manifest,
+    content = {key: value for key, value in manifest.items() if key not in ("observation_names", "sha256")}
+    content |= {
         "format": FORMAT,
-        "observation": {
-            "names": list(manifest["observation_names"]),
-            "low": policy.observation_space.low.tolist(),  # type: ignore[attr-defined]
-            "high": policy.observation_space.high.tolist(),  # type: ignore[attr-defined]
-        },
-        "action": {
-            "low": policy.action_space.low.tolist(),  # type: ignore[attr-defined]
-            "high": policy.action_space.high.tolist(),  # type: ignore[attr-defined]
-        },
-        "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
+        "observation": {"names": list(manifest["observation_names"]), **fit.box(policy.observation_space)},
+        "action": fit.box(policy.action_space),
+        "versions": versions(),
     }
-    content.pop("observation_names")
-    members = {"manifest.json": json.dumps(content, indent=1, allow_nan=False).encode(), **members}
-    path = Path(directory) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{FILE}.*.tmp"):
-        if not _is_alive(leftover.name.split(".")[-2]):  # of a process that was killed while it saved
-            leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".{FILE}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, data in members.items():
-                    archive.writestr(name, data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return storage.write(Path(directory) / FILE, content, members)
 
 
 def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
     """Load the agent in ``path`` (the file or its directory); ``load(path).predict(obs)`` acts.
 
+    Other versions of the libraries than it was trained with are said in a warning.
+
     Raises:
         ArtefactError: a member is missing, altered, of another format or does not fit; the member is named.
     """
     file = Path(path) if Path(path).suffix == ".zip" else Path(path) / FILE
-    members = _read(file)
-    with _naming(file, "manifest.json"):
-        manifest = json.loads(members["manifest.json"])
+    if not file.is_file():
+        raise ArtefactError(f"{file}: no agent there; train one with: regimegym train --out {file.parent}")
+    manifest, members = storage.read(file, [POLICY, SCALER])
+    with storage.naming(file, storage.MANIFEST):
         _check_manifest(manifest)
-    for name in MEMBERS[1:]:
-        if hashlib.sha256(members[name]).hexdigest() != manifest["sha256"][name]:
-            raise ArtefactError(f"{file}: {name} was altered or is incomplete (its hash differs from the manifest's)")
-    with _naming(file, "scaler.json"):
-        scaler = FeatureScaler.from_json(json.loads(members["scaler.json"]))
-    with _naming(file, "manifest.json"):
+    with storage.naming(file, SCALER):
+        scaler = FeatureScaler.from_json(json.loads(members[SCALER]))
+    with storage.naming(file, storage.MANIFEST):
         policy = _empty_policy(manifest)
-    with _naming(file, "policy.safetensors"):
-        _fill(policy, load_tensors(members["policy.safetensors"]))
+    with storage.naming(file, POLICY, SafetensorError):
+        _fill(policy, load_tensors(members[POLICY]))
     policy.to(device)
     policy.set_training_mode(False)
+    other = differences(manifest["versions"], versions())
+    if other:
+        _log.warning("%s was saved with other versions, its actions may differ: %s", file, "; ".join(other))
     return PolicyAgent(policy, manifest, scaler)
 
 
-@contextmanager
-def _naming(file: Path, member: str) -> Iterator[None]:
-    """Turn what goes wrong inside into an error that names the file and its member."""
-    try:
-        yield
-    except KeyError as error:
-        raise ArtefactError(f"{file}: {member} lacks {error}") from error
-    except (TypeError, ValueError, AttributeError, SafetensorError, RuntimeError) as error:
-        raise ArtefactError(f"{file}: {member}: {error}") from error
-
-
-def _read(file: Path) -> dict[str, bytes]:
-    """Read the known members by name, with size limits; nothing is extracted to disk."""
-    if not file.is_file():
-        raise ArtefactError(f"{file}: no agent there; train one with: regimegym train --out {file.parent}")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            sizes = {item.filename: item.file_size for item in archive.infolist()}
-            for name in MEMBERS:
-                if name not in sizes:
-                    raise ArtefactError(f"{file}: {name} is missing")
-                if sizes[name] > LARGEST:
-                    raise ArtefactError(f"{file}: {name} claims {sizes[name]} bytes, more than {LARGEST}")
-            return {name: archive.read(name) for name in MEMBERS}
-    except ArtefactError:
-        raise
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
-        raise ArtefactError(f"{file} is not a complete agent: {error}") from error
-
-
-def _check_manifest(manifest: Any) -> None:
-    """Raise unless the manifest has every field of its kind, and the hash of every member."""
-    if not isinstance(manifest, dict):
-        raise ArtefactError(f"is a {type(manifest).__name__}, not an object")
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    """Raise unless the manifest has every field of its kind."""
     if manifest["format"] != FORMAT:
         raise ArtefactError(f"format is {manifest['format']!r}, this version reads {FORMAT}")
-    kinds = {"name": str, "algo": str, "policy": dict, "settings": dict, "observation": dict, "action": dict,
-             "sha256": dict, "env": str, "arguments": dict, "seed": int}  # fmt: skip
-    for key, kind in kinds.items():
+    for key, kind in KINDS.items():
         if not isinstance(manifest[key], kind):
             raise ArtefactError(f"{key} is {manifest[key]!r}, expected {kind.__name__}")
-    for name in MEMBERS[1:]:
-        if name not in manifest["sha256"]:
-            raise ArtefactError(f"sha256 lacks the hash of {name}")
+    encoder = manifest["encoder"]
+    if encoder is not None and not {"name", "sha256"} <= set(encoder):
+        raise ArtefactError(f"encoder is {encoder!r}, expected null, or name and sha256")
     observation = manifest["observation"]
     if len(observation["names"]) != len(observation["low"]):
         raise ArtefactError(f"{len(observation['names'])} observation names for {len(observation['low'])} columns")
 
 
-def _empty_policy(manifest: Mapping[str, Any]) -> ActorCriticPolicy:
+def _empty_policy(manifest: Mapping[str, Any]) -> BasePolicy:
     """Build the policy of the manifest's table row, spaces and settings, with weights still to be filled."""
     row = algorithm(manifest["algo"])
-    spaces = [
-        gym.spaces.Box(np.array(part["low"], np.float32), np.array(part["high"], np.float32), dtype=np.float32)
-        for part in (manifest["observation"], manifest["action"])
-    ]
+    spaces = [fit.space(manifest[part]) for part in ("observation", "action")]
     # State-dependent noise has weights of its own.
     noise: dict[str, Any] = {"use_sde": bool(manifest["settings"].get("use_sde", False))}
-    return row.policy(spaces[0], spaces[1], _no_schedule, **noise, **policy_arguments(manifest["policy"]))
+    arguments = policy_arguments(manifest["algo"], manifest["policy"])
+    return row.policy(spaces[0], spaces[1], _no_schedule, **noise, **arguments)
 
 
-def _fill(policy: ActorCriticPolicy, tensors: dict[str, torch.Tensor]) -> None:
+def _fill(policy: BasePolicy, tensors: dict[str, torch.Tensor]) -> None:
     """Load weights strictly: the same names, shapes and number types, every number finite."""
     wanted = policy.state_dict()
     for name in sorted(set(wanted) ^ set(tensors)):
@@ -213,25 +180,5 @@ def _fill(policy: ActorCriticPolicy, tensors: dict[str, torch.Tensor]) -> None:
     policy.load_state_dict(tensors, strict=True)
 
 
-def _is_alive(pid: str) -> bool:
-    """True while the process that owns a temporary file may still be writing it."""
-    if not pid.isdecimal() or os.name != "posix":
-        return os.name != "posix"
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return int(pid) != os.getpid()
-
-
 def _no_schedule(_: float) -> float:
     return 0.0
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

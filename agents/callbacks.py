@@ -129,6 +129,35 @@ class ValidationChoice(BaseCallback):
             self.best_state = {k: v.detach().clone() for k, v in self.model.policy.state_dict().items()}
             self._keep()
 
+    def state(self) -> dict[str, Any]:
+        """Return what the choice stands at as plain values; the weights are in ``best_state``."""
+        rows = [{name: value if np.isfinite(value) else None for name, value in row.items()} for row in self.history]
+        best = self.best_score if np.isfinite(self.best_score) else None
+        return {"next": self._next, "score": best, "steps": self.best_steps, "history": rows}
+
+    def restore(self, state: dict[str, Any], best_state: dict[str, torch.Tensor] | None) -> None:
+        """Go on from what :meth:`state` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError: not such a state.
+        """
+        self._next, self.best_steps, self.best_state = int(state["next"]), int(state["steps"]), best_state
+        self.best_score = -np.inf if state["score"] is None else float(state["score"])
+        self.history = [
+            {name: np.nan if value is None else float(value) for name, value in row.items()}
+            for row in state["history"]
+        ]  # fmt: skip
+
+
+class RolloutLines(BaseCallback):
+    """Write a line of the log after every rollout, where the algorithm itself writes one after episodes only."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.model.dump_logs()
+
 
 class Progress(BaseCallback):
     """Show a progress bar over the steps."""
@@ -140,7 +169,10 @@ class Progress(BaseCallback):
         self._enabled = enabled
 
     def _on_training_start(self) -> None:
-        self._bar = tqdm(total=self._total, unit="step", unit_scale=True, disable=None if self._enabled else True)
+        self._bar = tqdm(
+            total=self._total, initial=self.num_timesteps, unit="step", unit_scale=True,
+            disable=None if self._enabled else True,
+        )  # fmt: skip
 
     def _on_step(self) -> bool:
         self._bar.update(self.num_timesteps - self._bar.n if self._enabled else 0)

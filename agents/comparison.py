@@ -10,7 +10,8 @@ from typing import Any
 from agents.artefact import PolicyAgent, load
 from agents.baselines import BASELINES
 from agents.evaluation import evaluate, over_seeds
-from agents.training import resolve
+from agents.recipe import resolve
+from envs.make import game_of
 from markets.errors import ArtefactError
 
 RECIPE = ("env", "algo", "arguments", "settings", "policy", "lanes")  # runs that share these differ by their seed only
@@ -27,7 +28,8 @@ def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: b
         (interquartile mean) where there are several, then each run.
 
     Raises:
-        ArtefactError: the agents were trained on different environments, arguments or feature scalers.
+        ArtefactError: the agents were trained on different environments, arguments or feature scalers, or ``changes``
+            make another environment of it than they were trained on.
     """
     agents = [load(path) for path in paths]
     first = agents[0]
@@ -35,6 +37,8 @@ def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: b
         _check_same(path, agent, first)
     family, config = resolve(first.manifest["env"], {**first.manifest["arguments"], **changes})
     config = replace(config, split=split, scaler=first.scaler, episode_bars=None, random_start=None)
+    for agent in agents:
+        agent.check(game_of(family, config))
     named = _names(agents)
     result = evaluate(dict(zip(named, agents, strict=True)), family, config, quiet=quiet)
     rows = result["rows"]

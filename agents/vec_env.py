@@ -11,9 +11,10 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.generators import generator_state, restore_generator
 from envs.simulation import END_CODE, EQUITY, OUTCOME, TRUNCATED
 from envs.trading_env import TradingVectorEnv
-from markets.errors import ConfigError
+from markets.errors import ArtefactError, ConfigError
 
 
 class NativeVecEnv(VecEnv):
@@ -34,6 +35,7 @@ class NativeVecEnv(VecEnv):
         self.reward_scale = reward_scale
         unwrapped = env.unwrapped
         assert isinstance(unwrapped, TradingVectorEnv)
+        self._native = unwrapped
         self.simulation = unwrapped.simulation
         self._actions: NDArray[Any] = np.zeros(0)
         self._returns = np.zeros(env.num_envs)
@@ -49,6 +51,39 @@ class NativeVecEnv(VecEnv):
         self._returns[:] = 0.0
         self._lengths[:] = 0
         return observations
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+        """Copy what the lanes are: account rows (drawn starts among them), observations, episode sums; and the state
+        of each lane's generator."""
+        arrays = {"returns": self._returns.copy(), "lengths": self._lengths.copy()}
+        held = self.simulation.__getstate__()
+        arrays |= {name: value.copy() for name, value in held.items() if isinstance(value, np.ndarray)}
+        return arrays, [generator_state(generator) for generator in self._native._generators]
+
+    def restore(self, arrays: dict[str, NDArray[Any]], generators: Sequence[dict[str, Any]]) -> None:
+        """Put the lanes back where :meth:`state` found them.
+
+        Raises:
+            ArtefactError: an array is missing, unknown or of another shape, or there are not as many generators.
+        """
+        self.env.reset(seed=0)  # makes what is then overwritten
+        self._reset_seeds()
+        present, _ = self.state()
+        for name in sorted(set(present) ^ set(arrays)):
+            raise ArtefactError(f"array lanes/{name} is {'missing' if name in present else 'unknown here'}")
+        for name, value in arrays.items():
+            if value.shape != present[name].shape or value.dtype != present[name].dtype:
+                raise ArtefactError(
+                    f"array lanes/{name} is {value.dtype} {value.shape}, expected {present[name].dtype} "
+                    f"{present[name].shape}"
+                )
+        if len(generators) != self.num_envs:
+            raise ArtefactError(f"{len(generators)} generators for {self.num_envs} lanes")
+        for generator, state in zip(self._native._generators, generators, strict=True):
+            restore_generator(generator, state)
+        own = {"returns": self._returns, "lengths": self._lengths}
+        for name, value in arrays.items():
+            (own[name] if name in own else getattr(self.simulation, name))[...] = value
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keep the actions for ``step_wait``."""

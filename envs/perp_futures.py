@@ -311,7 +311,7 @@ def _given_scaler(config: PerpFuturesConfig) -> features.FeatureScaler | None:
         return config.scaler
     try:
         return features.FeatureScaler.from_json(json.loads(Path(config.scaler).read_text()))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"scaler={config.scaler!r} cannot be read: {error}") from error
 
 

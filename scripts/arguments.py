@@ -57,12 +57,20 @@ def whole(text: str) -> int:
     return int(number)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Treat SIGTERM (a batch scheduler, ``kill``, ``timeout``) as Ctrl-C, so that a run saves before it ends."""
+    """Treat SIGTERM (a batch scheduler, ``kill``, ``timeout``) as Ctrl-C, so that a run saves before it ends.
+
+    Raises:
+        Terminated: inside, when the signal arrives.
+    """
 
     def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, stop)

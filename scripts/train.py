@@ -1,4 +1,8 @@
-"""Train an agent on bars and save it: one file, agent.zip, with the checkpoint that was best on validation."""
+"""Train an agent on bars and save it: one file, agent.zip, with the weights that were best on validation.
+
+Exit status: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM. After either signal a checkpoint and the agent so
+far are saved, and --resume goes on from there, as it does after a kill; a second signal quits at once.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ import logging
 from pathlib import Path
 
 from markets.errors import ConfigError
-from scripts.arguments import add_env_arguments, pairs, run_log, terminable, whole
+from scripts.arguments import Terminated, add_env_arguments, pairs, run_log, terminable, whole
+
+TERMINATED = 143  # exit status after SIGTERM, as shells count it: 128 + 15
 
 _log = logging.getLogger(__name__)
 
@@ -15,7 +21,7 @@ _log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--env", required=True, metavar="ID", help="registered id, such as PerpFutures-v0")
-    parser.add_argument("--algo", required=True, metavar="NAME", help="ppo or a2c")
+    parser.add_argument("--algo", required=True, metavar="NAME", help="ppo, a2c, recurrent_ppo or tqc")
     parser.add_argument("--bars", metavar="SPEC", help="kind:path?key=value; the synthetic market without")
     parser.add_argument(
         "--steps", type=whole, default=1_000_000, help="environment steps over all lanes (default 1,000,000)"
@@ -32,13 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="torch threads; more than one helps only on an idle machine"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the agent that --out holds")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, from its newest training checkpoint"
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=whole, default=0, metavar="STEPS",
+        help="steps between training checkpoints, of which the last two are kept (default 100,000)",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the agent and the run that --out holds")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> int:
     """Train and say where the agent is."""
-    from agents.training import TrainingConfig, describe, resolve, train
+    from agents.recipe import TrainingConfig, describe, resolve
+    from agents.training import train
 
     arguments = pairs(options.env_arg, "--env-arg")
     if options.bars is not None:
@@ -53,17 +67,37 @@ def run(options: argparse.Namespace) -> int:
         settings=pairs(options.set, "--set"),
         lanes=options.lanes,
         evaluations=options.evaluations,
+        checkpoint_every=options.checkpoint_every,
+        resume=options.resume,
         device=options.device,
         threads=options.threads,
         quiet=options.quiet,
     )
     resolve(config.env, config.arguments)  # name errors before anything is written
-    if (options.out / "agent.zip").exists() and not options.overwrite:
-        raise ConfigError(f"--out {options.out} holds an agent already: choose another folder or pass --overwrite")
-    with run_log(options.out, "training") as log, terminable():
+    _check_out(options)
+    with run_log(options.out, "training") as log:
         _log.info("log file: %s", log)
         _log.info("%s", ", ".join(f"{key}={value}" for key, value in describe(config).items()))
-        train(config)
+        try:
+            with terminable():
+                train(config)
+        except Terminated:
+            _log.info("ended by SIGTERM; go on with --resume")
+            return TERMINATED
     _log.info("evaluate it with: regimegym evaluate %s", options.out)
     _log.info("watch it with:    tensorboard --logdir %s", options.out / "tensorboard")
     return 0
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Refuse to write over what a folder holds unless told what to do with it."""
+    agent, begun = (options.out / "agent.zip").exists(), any((options.out / "checkpoints").glob("checkpoint-*.zip"))
+    if options.resume and options.overwrite:
+        raise ConfigError("--resume goes on with the run in --out, --overwrite replaces it: pass one of them")
+    if options.resume and agent and not begun:
+        raise ConfigError(f"--resume: {options.out} holds an agent, but no checkpoint of its training to go on from")
+    if (agent or begun) and not (options.resume or options.overwrite):
+        what = "an agent" if agent else "an unfinished run"
+        raise ConfigError(
+            f"--out {options.out} holds {what} already: choose another folder, pass --overwrite, or --resume to go on"
+        )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,21 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import artefact, callbacks, metrics, training
+from agents import artefact, callbacks, metrics, recipe
 from agents.callbacks import AccountTags, ValidationChoice
-from agents.training import TrainingConfig, resolve, train
+from agents.recipe import TrainingConfig, resolve
+from agents.training import train
 from markets.errors import ConfigError, RegimeGymError, UnknownNameError
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
 SEED = 23
-SETTINGS: dict[str, dict[str, Any]] = {"ppo": {"n_steps": 32, "batch_size": 256, "n_epochs": 2}, "a2c": {}}
+ROOT = Path(artefact.__file__).resolve().parent.parent
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ppo": {"n_steps": 32, "batch_size": 256, "n_epochs": 2},
+    "a2c": {},
+    "recurrent_ppo": {"n_steps": 32, "batch_size": 256, "n_epochs": 1, "lstm_hidden_size": 8},
+    "tqc": {"train_freq": 16, "gradient_steps": 1, "batch_size": 64, "learning_starts": 1024, "buffer_size": 4096},
+}
 TAGS = (
     "account/equity", "account/drawdown", "account/turnover", "account/costs", "account/funding", "account/leverage",
     "account/liquidations", "action/share_short", "action/share_flat", "action/share_long", "regime/share_bull",
@@ -46,7 +55,7 @@ def scalars(folder: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-@pytest.fixture(scope="module", params=["ppo", "a2c"])
+@pytest.fixture(scope="module", params=list(SETTINGS))
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     assert train(config(folder, request.param)) == folder / "agent.zip"
@@ -61,7 +70,7 @@ def test_a_short_training_ends_with_an_agent_that_acts(trained: Path) -> None:
     action, _ = agent.predict(np.zeros(len(agent.reads), np.float32))
     assert action.shape == (1,)
     assert -1.0 <= action[0] <= 1.0
-    assert sorted(item.name for item in trained.iterdir()) == ["agent.zip", "tensorboard"]
+    assert sorted(item.name for item in trained.iterdir()) == ["agent.zip", "checkpoints", "tensorboard"]
 
 
 def test_the_event_file_holds_every_documented_tag(trained: Path) -> None:
@@ -79,7 +88,8 @@ def test_the_event_file_holds_every_documented_tag(trained: Path) -> None:
 
 def test_tags_are_written_once_for_every_rollout(trained: Path) -> None:
     found = scalars(trained)
-    rollout = 16 * artefact.load(trained).manifest["settings"]["n_steps"]
+    settings = artefact.load(trained).manifest["settings"]
+    rollout = 16 * settings["train_freq" if "train_freq" in settings else "n_steps"]
     for tag in TAGS:
         assert len(found[tag]) == 4096 // rollout, tag
 
@@ -105,7 +115,8 @@ def test_the_manifest_says_how_the_agent_was_trained(trained: Path) -> None:
     assert manifest["steps"] == 4096
     assert manifest["lanes"] == 16
     assert manifest["bars"]["source"] == BARS
-    assert manifest["training_range"][0] < manifest["training_range"][1]
+    (first, last), (begin, end) = manifest["splits"]["train"], manifest["splits"]["validation"]
+    assert first < last < begin < end
     assert len(manifest["validation_history"]) >= 2
     best = max(row["score"] for row in manifest["validation_history"])
     assert manifest["chosen_on_validation"]["sharpe"] == best
@@ -273,30 +284,47 @@ def test_without_evaluations_the_last_weights_are_saved(tmp_path: Path) -> None:
 # The same again
 
 REPEATED = """
-import hashlib, json, sys, warnings
+import sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 from agents import artefact
-from agents.training import TrainingConfig, train
-train(TrainingConfig(env="PerpFutures-v0", algo={algo!r}, steps=4096, seed={seed}, out=Path({out!r}), lanes=16,
-    arguments={{"bars": {bars!r}}}, settings={settings!r}, evaluations=2, device="cpu", quiet=True))
-print(artefact.load({out!r}).manifest["sha256"]["policy.safetensors"])
+from agents.recipe import TrainingConfig
+from agents.training import train
+for algo, settings in {settings!r}.items():
+    out = Path({out!r}) / algo
+    train(TrainingConfig(env="PerpFutures-v0", algo=algo, steps=4096, seed={seed}, out=out, lanes=16,
+        arguments={{"bars": {bars!r}}}, settings=settings, evaluations=0, device="cpu", quiet=True))
+    print(algo, artefact.load(out).manifest["sha256"]["policy.safetensors"])
 """
 
 
-@pytest.mark.parametrize("algo", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
-def test_the_same_seed_gives_the_same_weights_in_two_processes_and_another_seed_others(
-    tmp_path: Path, run_python: Callable[..., str], algo: str
-) -> None:
-    def weights(name: str, seed: int, hash_seed: str) -> str:
-        code = REPEATED.format(algo=algo, seed=seed, out=str(tmp_path / name), bars=BARS, settings=SETTINGS[algo])
-        return run_python(code, PYTHONHASHSEED=hash_seed).split()[-1]
+@pytest.fixture(scope="module")
+def hashes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """Hashes of the last weights of every algorithm, from two processes with the same seed and other hash seeds."""
+    found = []
+    for hash_seed in ("1", "4242"):
+        out = tmp_path_factory.mktemp("repeated")
+        code = REPEATED.format(seed=SEED, out=str(out), bars=BARS, settings=SETTINGS)
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(dict(line.split() for line in done.stdout.splitlines()))
+    return found
 
-    first = weights("first", SEED, "1")
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", SETTINGS)
+def test_the_same_seed_gives_the_same_weights_in_two_processes_and_another_seed_others(
+    algo: str, hashes: list[dict[str, str]], tmp_path: Path
+) -> None:
+    first, second = (found[algo] for found in hashes)
+    print(f"seed {SEED}, {algo}: {first}, {second}")
     assert len(first) == 64
-    assert weights("second", SEED, "4242") == first
-    train(config(tmp_path / "other", algo, seed=SEED + 1))  # the planted fault: another seed
-    assert artefact.load(tmp_path / "other").manifest["sha256"]["policy.safetensors"] != first
+    assert second == first
+    train(config(tmp_path, algo, seed=SEED + 1, evaluations=0))  # the planted fault: another seed
+    assert artefact.load(tmp_path).manifest["sha256"]["policy.safetensors"] != first
 
 
 def test_a_run_among_others_in_one_process_gives_the_same_weights(tmp_path: Path) -> None:
@@ -391,7 +419,7 @@ def test_what_cannot_be_trained_is_a_typed_error_that_names_it(
     assert not (tmp_path / "agent.zip").exists()
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c"])
+@pytest.mark.parametrize("name", ["ppo", "a2c", "recurrent_ppo"])
 def test_an_unknown_hyperparameter_lists_only_what_can_be_set(tmp_path: Path, name: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         train(config(tmp_path, name, settings={"learning_rat": 1.0}))
@@ -429,5 +457,5 @@ def test_the_training_split_of_the_arguments_is_what_the_learner_sees() -> None:
 
 
 def test_a_configuration_can_be_described_as_plain_values(tmp_path: Path) -> None:
-    json.dumps(training.describe(config(tmp_path)))
-    assert training.describe(replace(config(tmp_path), seed=5))["seed"] == 5
+    json.dumps(recipe.describe(config(tmp_path)))
+    assert recipe.describe(replace(config(tmp_path), seed=5))["seed"] == 5

@@ -1,0 +1,111 @@
+"""Whether an agent and an environment fit: what a policy was trained on, and what an environment offers, as tables.
+
+A policy is only as good as the meaning of its numbers. A column that is scaled otherwise, or an action that stands for
+another exposure, is no error to any library; it is silently another strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs.make import family_of
+from envs.simulation import Game
+from markets.errors import ArtefactError, ConfigError
+from markets.features import FeatureScaler
+
+LEVERAGE_ARGUMENTS = ("leverage", "contract_leverage", "margin_mode", "liquidation")  # as far as the family has them
+
+
+def box(space: gym.Space[Any]) -> dict[str, Any]:
+    """Return a Box as plain values: low, high, shape, dtype."""
+    if not isinstance(space, gym.spaces.Box):
+        raise ConfigError(f"space {space} is not a Box")
+    return {
+        "low": space.low.tolist(), "high": space.high.tolist(), "shape": list(space.shape), "dtype": str(space.dtype)
+    }  # fmt: skip
+
+
+def space(plain: Mapping[str, Any]) -> gym.spaces.Box:
+    """Rebuild a Box that :func:`box` described.
+
+    Raises:
+        ArtefactError: bounds of another shape, or a number type that is not a float.
+    """
+    kind = np.dtype(plain["dtype"])
+    low, high = np.array(plain["low"], kind), np.array(plain["high"], kind)
+    if kind.kind != "f" or low.shape != tuple(plain["shape"]) or high.shape != low.shape:
+        raise ArtefactError(f"a space of {kind} {plain['shape']} has bounds of shape {low.shape} and {high.shape}")
+    return gym.spaces.Box(low, high, dtype=kind.type)
+
+
+def requirements(game: Game) -> dict[str, Any]:
+    """Return what decides the meaning of an action beside its space: the family and its leverage arguments."""
+    family, config = game.recipe
+    leverage = {name: getattr(config, name) for name in LEVERAGE_ARGUMENTS if hasattr(config, name)}
+    return {"family": family, **leverage}
+
+
+def expectation(manifest: Mapping[str, Any], scaler: FeatureScaler) -> dict[str, Any]:
+    """Return what an agent expects of an environment, in the form of :func:`description`."""
+    observation = manifest["observation"]
+    bounds = zip(observation["low"], observation["high"], strict=True)
+    return {
+        "observation": dict(zip(observation["names"], ([low, high] for low, high in bounds), strict=True)),
+        "observation dtype": observation["dtype"],
+        "action": dict(manifest["action"]),
+        "argument": dict(manifest["requires"]),
+        "scaler": scaler.hash,
+        "encoder": manifest["encoder"],
+    }
+
+
+def description(env: Any, reads: Sequence[str]) -> dict[str, Any]:
+    """Describe a game, an environment or a vector of them, as far as an agent that reads columns ``reads`` sees it.
+
+    What an environment does not tell (a foreign one has no names, arguments or scaler) is left out, and so differs.
+    """
+    game = env if isinstance(env, Game) else _game(env)
+    if isinstance(env, Game):
+        names, seen = env.names, gym.spaces.Box(env.low, env.high)
+        acts = family_of(env.recipe[0]).action_space()
+    else:
+        names = _names(env)
+        vector = isinstance(env, gym.vector.VectorEnv)
+        seen = env.single_observation_space if vector else env.observation_space
+        acts = env.single_action_space if vector else env.action_space
+    observation, action = box(seen), box(acts)
+    bounds = dict(zip(names, zip(observation["low"], observation["high"], strict=False), strict=False))
+    found: dict[str, Any] = {
+        "observation": {name: list(bounds[name]) for name in reads if name in bounds},
+        "observation dtype": observation["dtype"],
+        "action": action,
+    }
+    if game is not None:
+        found["argument"] = requirements(game)
+        found["scaler"] = game.details["scaler"].hash if "scaler" in game.details else None
+        found["encoder"] = encoder(game)
+    return found
+
+
+def encoder(game: Game) -> dict[str, str] | None:
+    """Return name and hash of the encoder whose columns a game serves, or None."""
+    value = game.details.get("encoder")
+    return None if value is None else {"name": str(value["name"]), "sha256": str(value["sha256"])}
+
+
+def _game(env: Any) -> Game | None:
+    found = getattr(getattr(env.unwrapped, "simulation", None), "game", None)
+    return found if isinstance(found, Game) else None
+
+
+def _names(env: Any) -> tuple[str, ...]:
+    try:
+        if hasattr(env, "get_wrapper_attr"):
+            return tuple(env.get_wrapper_attr("observation_names"))
+        return tuple(env.observation_names)
+    except AttributeError:
+        return ()

@@ -1,0 +1,250 @@
+"""Every row of the table of algorithms: hyperparameters, memory, exploration, and the state of a recurrent policy."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import agents
+import regimegym
+from agents.artefact import PolicyAgent
+from agents.evaluation import walk
+from agents.recipe import TrainingConfig
+from agents.sb3 import ALGORITHMS, LARGEST_REPLAY, algorithm, build_model, hyperparameters
+from agents.training import train
+from agents.vec_env import NativeVecEnv
+from envs.make import build_vector, game_of
+from envs.perp_futures import PerpFuturesConfig
+from markets.errors import ConfigError, UnknownNameError
+
+BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
+SEED = 31
+SMALL: dict[str, dict[str, Any]] = {
+    "ppo": {"n_steps": 16, "batch_size": 64, "n_epochs": 1},
+    "a2c": {"n_steps": 16},
+    "recurrent_ppo": {"n_steps": 16, "batch_size": 64, "n_epochs": 1, "lstm_hidden_size": 8},
+    "tqc": {"train_freq": 8, "gradient_steps": 1, "batch_size": 32, "learning_starts": 64, "buffer_size": 512},
+}
+
+
+def lanes(count: int = 4) -> NativeVecEnv:
+    vector = build_vector("PerpFutures", num_envs=count, bars=BARS, info="none", autoreset_mode="SameStep")
+    return NativeVecEnv(vector, 100.0)
+
+
+def trained(folder: Path, algo: str, **changes: Any) -> PolicyAgent:
+    config = TrainingConfig(
+        env="PerpFutures-v0", algo=algo, steps=512, seed=SEED, out=folder, lanes=4, quiet=True, evaluations=2,
+        arguments={"bars": BARS}, settings={**SMALL[algo], **changes}, device="cpu",
+    )  # fmt: skip
+    train(config)
+    return agents.load(folder)
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory: pytest.TempPathFactory) -> PolicyAgent:
+    """An agent whose answers depend strongly on its memory."""
+    agent = trained(tmp_path_factory.mktemp("recurrent"), "recurrent_ppo")
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for value in agent.policy.parameters():
+            value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
+    return agent
+
+
+def observations(count: int) -> NDArray[np.float32]:
+    game = game_of("PerpFutures", PerpFuturesConfig(bars=BARS))
+    unit = np.random.default_rng(SEED).uniform(0.4, 0.6, (count, len(game.names)))
+    return (game.low + unit * (game.high - game.low)).astype(np.float32)
+
+
+# The table
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_trains_is_saved_loaded_and_evaluated_by_the_command_line(
+    algo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGIMEGYM_CACHE", str(tmp_path / "cache"))
+    sets = [word for key, value in SMALL[algo].items() for word in ("--set", f"{key}={value}")]
+    words = [
+        "train", "--env", "PerpFutures-v0", "--algo", algo, "--bars", BARS, "--steps", "512", "--lanes", "4",
+        "--evaluations", "2", "--out", str(tmp_path / "run"), "--device", "cpu", "--quiet", *sets,
+    ]  # fmt: skip
+    assert regimegym.main(words) == 0
+    agent = agents.load(tmp_path / "run")
+    assert agent.manifest["algo"] == algo
+    assert len(agent.manifest["validation_history"]) == 2
+    action, state = agent.predict(observations(1)[0])
+    assert action.shape == (1,)
+    assert (state is None) == (algo != "recurrent_ppo")
+    words = ["evaluate", str(tmp_path / "run"), "--json", "--out", str(tmp_path / "report"), "--quiet"]
+    assert regimegym.main(words) == 0
+    assert f"{algo} seed 0" in json.loads(capsys.readouterr().out)["table"]
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_default_is_a_hyperparameter_and_every_argument_of_the_net_is_one_of_its_policy(algo: str) -> None:
+    import inspect
+
+    row = algorithm(algo)
+    assert set(row.settings) <= set(hyperparameters(algo))
+    assert set(row.net) <= set(inspect.signature(row.policy.__init__).parameters)
+    assert not set(row.net) & set(hyperparameters(algo))
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("name", ["learning_rat", "policy_kwargs", "replay_buffer_class", "rollout_buffer_class"])
+def test_an_unknown_hyperparameter_is_refused_with_those_that_can_be_set(algo: str, name: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        build_model(algo, lanes(), SEED, "cpu", None, {name: 1})
+    for word in ("learning_rate", "net_arch", *algorithm(algo).net):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("algo", "settings", "said"),
+    [
+        ("tqc", {"log_std_init": -1.0}, "log_std_init"),
+        ("tqc", {"n_epochs": 3}, "n_epochs"),
+        ("ppo", {"lstm_hidden_size": 8}, "lstm_hidden_size"),
+        ("a2c", {"buffer_size": 100}, "buffer_size"),
+        ("recurrent_ppo", {"lstm_hidden_size": 0}, "lstm_hidden_size=0"),
+        ("recurrent_ppo", {"n_lstm_layers": 1.5}, "n_lstm_layers=1.5"),
+        ("recurrent_ppo", {"shared_lstm": "yes"}, "shared_lstm='yes'"),
+        ("recurrent_ppo", {"shared_lstm": True}, "recurrent_ppo cannot be built"),
+        ("tqc", {"n_quantiles": 0}, "n_quantiles=0"),
+        ("tqc", {"buffer_size": 0}, "buffer_size=0"),
+        ("tqc", {"train_freq": "episode"}, "train_freq='episode'"),
+        ("tqc", {"ent_coef": "high"}, "tqc cannot be built"),
+        ("tqc", {"net_arch": {"pi": [8]}}, "tqc cannot be built"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_an_algorithm_cannot_take_is_named(algo: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_model(algo, lanes(), SEED, "cpu", None, {**SMALL[algo], **settings})
+    assert said in str(caught.value)
+
+
+def test_the_replay_buffer_is_bounded_in_memory() -> None:
+    columns = lanes().observation_space.shape[0]  # type: ignore[index]
+    most = int(LARGEST_REPLAY / (4 * (2 * columns + 4)))
+    with pytest.raises(ConfigError, match=f"1 to {most:,}"):
+        build_model("tqc", lanes(), SEED, "cpu", None, {"buffer_size": most + 1})
+    model = build_model("tqc", lanes(), SEED, "cpu")
+    arrays = [value for value in vars(model.replay_buffer).values() if isinstance(value, np.ndarray)]
+    assert sum(value.nbytes for value in arrays) < 50e6, "the default is small enough for a checkpoint"
+
+
+def test_tqc_explores_at_random_until_learning_starts_and_then_by_its_policy(tmp_path: Path) -> None:
+    model = build_model("tqc", lanes(), SEED, "cpu", None, SMALL["tqc"])
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.learn(64)
+    assert all(torch.equal(value, before[name]) for name, value in model.policy.state_dict().items())
+    model.learn(64, reset_num_timesteps=False)
+    assert not all(torch.equal(value, before[name]) for name, value in model.policy.state_dict().items())
+
+
+# The state of a recurrent policy
+
+
+def check_memory(agent: PolicyAgent) -> None:
+    data = observations(40)
+    kept, state = [], None
+    for row in data:
+        action, state = agent.predict(row, state, np.array([False]))
+        kept.append(action)
+    forgotten = [agent.predict(row)[0] for row in data]
+    assert np.array_equal(kept[0], forgotten[0])
+    assert np.abs(np.array(kept) - np.array(forgotten)).max() > 0.01, "the memory changes no action"
+
+
+def test_a_recurrent_agent_remembers_what_it_saw(recurrent: PolicyAgent) -> None:
+    check_memory(recurrent)
+
+
+def test_an_agent_that_drops_its_state_is_caught(recurrent: PolicyAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = PolicyAgent.act
+    monkeypatch.setattr(PolicyAgent, "act", lambda self, columns, state, *more: honest(self, columns, None, *more))
+    with pytest.raises(AssertionError):
+        check_memory(recurrent)
+
+
+@pytest.mark.parametrize("start", [np.array([True]), True], ids=["array", "bool"])
+def test_an_episode_start_forgets_what_was_before_it(recurrent: PolicyAgent, start: Any) -> None:
+    data = observations(10)
+    state = None
+    for row in data[:9]:
+        _, state = recurrent.predict(row, state)
+    fresh, _ = recurrent.predict(data[9])
+    assert not np.array_equal(recurrent.predict(data[9], state)[0], fresh)
+    assert np.array_equal(recurrent.predict(data[9], state, start)[0], fresh)
+
+
+def test_the_lanes_of_a_batch_remember_each_on_its_own(recurrent: PolicyAgent) -> None:
+    data = observations(30).reshape(10, 3, -1)
+    together, state = [], None
+    starts = np.zeros((10, 3), bool)
+    starts[0] = True
+    starts[6, 1] = True  # one lane begins anew in the middle
+    for step in range(10):
+        action, state = recurrent.predict(data[step], state, starts[step])
+        together.append(action)
+    for lane in range(3):
+        alone, state = [], None
+        for step in range(10):
+            action, state = recurrent.predict(data[step, lane], state, starts[step, lane : lane + 1])
+            alone.append(action)
+        assert np.array(alone) == pytest.approx(np.array(together)[:, lane], abs=1e-6)
+
+
+def test_the_walk_through_a_split_carries_the_state_and_begins_it_anew(recurrent: PolicyAgent) -> None:
+    game = game_of("PerpFutures", PerpFuturesConfig(bars=BARS, split="validation", rebalance_band=0.0))
+    honest, seen = recurrent.act, []
+
+    def act(columns: Any, state: Any, start: Any, deterministic: bool) -> Any:
+        actions, after = honest(columns, state, start, deterministic)
+        seen.append((columns.copy(), state, np.array(start), actions, after))
+        return actions, after
+
+    recurrent.act = act  # type: ignore[method-assign]
+    try:
+        first = walk(recurrent, game, (0.0, 1.0))
+        steps = len(seen)
+        second = walk(recurrent, game, (0.0, 1.0))
+    finally:
+        del recurrent.act  # type: ignore[method-assign]
+    assert np.array_equal(first.equity, second.equity), "a walk begins with what the one before it remembered"
+    assert seen[0][1] is None
+    assert seen[0][2].all()
+    assert seen[steps][1] is None
+    for before, after in pairwise(seen[:steps]):
+        assert after[1] is before[4]
+        assert not after[2].any()
+    alone, state = [], None
+    for columns, *_ in seen[:50]:
+        action, state = recurrent.predict(columns[0], state)
+        alone.append(action)
+    assert np.array(alone) == pytest.approx(np.array([row[3][0] for row in seen[:50]]), abs=1e-6)
+
+
+def test_a_recurrent_agent_comes_back_from_its_file_with_the_same_memory(tmp_path: Path) -> None:
+    settings = {"n_lstm_layers": 2, "enable_critic_lstm": False, "shared_lstm": True, "net_arch": [8]}
+    agent = trained(tmp_path, "recurrent_ppo", **settings)
+    again = agents.load(tmp_path)
+    assert agent.manifest["policy"] == {**algorithm("recurrent_ppo").net, "lstm_hidden_size": 8, **settings}
+    one = other = None
+    for row in observations(20):
+        ours, one = agent.predict(row, one)
+        theirs, other = again.predict(row, other)
+        assert np.array_equal(ours, theirs)
+    assert one is not None
+    assert one[0].shape == (2, 1, 8)
