@@ -117,7 +117,7 @@ def manifest(config: TrainingConfig, game: Game) -> dict[str, Any]:
         "arguments": config.arguments,
         "requires": fit.requirements(game),
         "encoder": fit.encoder(game),
-        "observation_names": game.names,
+        "observation_names": game.all_names,
         "seed": config.seed,
         "lanes": config.lanes or row.lanes,
         "settings": {**row.settings, **config.settings},

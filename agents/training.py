@@ -158,7 +158,7 @@ def _validation(family: str, config: Any) -> Callable[[BasePolicy], dict[str, fl
 
     def evaluate(policy: BasePolicy) -> dict[str, float]:
         policy.set_training_mode(False)
-        curve = walk(_Candidate(policy, game.names), game).equity[:, 0]
+        curve = walk(_Candidate(policy, game.all_names), game).equity[:, 0]
         periods = game.bars.periods_per_year
         return {
             "score": metrics.sharpe(curve, periods),

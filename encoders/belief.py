@@ -132,9 +132,7 @@ class BeliefFilter:
         self.parameters = parameters
         p = parameters
         count = len(p)
-        normal = [
-            math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log((nu - 2) * math.pi) for nu in p.dof
-        ]
+        normal = [math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log((nu - 2) * math.pi) for nu in p.dof]
         # one row a regime: log constant, base, location, autoregression, dof, bank
         self._rows = np.column_stack([normal, p.base, p.location, p.autoregression, p.dof, p.bank])
         self._chain = np.ascontiguousarray(p.transition)

@@ -48,7 +48,8 @@ class _Data:
     """Training returns of S series, end to end, with what the emission reads."""
 
     def __init__(self, series: Sequence[Floats], config: BeliefConfig) -> None:
-        self.returns = np.concatenate([np.asarray(one, np.float64) for one in series])
+        parts = [np.asarray(one, np.float64) for one in series]
+        self.returns = np.concatenate(parts)
         if not np.isfinite(self.returns).all():
             raise DataError(f"returns: row {int(np.argmin(np.isfinite(self.returns)))} is not a finite number")
         if len(self.returns) < 50 * config.regimes:
@@ -58,7 +59,7 @@ class _Data:
             raise DataError("the returns do not move: there is no volatility to tell regimes by")
         self.decay = 0.5 ** (1.0 / np.array(config.half_lives))
         self.starts = np.cumsum([0] + [len(one) for one in series])[:-1].astype(np.int64)
-        self.bank = np.concatenate([running_means(np.asarray(one, np.float64), self.decay, self.variance) for one in series])
+        self.bank = np.concatenate([running_means(one, self.decay, self.variance) for one in parts])
         before = np.concatenate([[0.0], self.returns[:-1]])
         before[self.starts] = 0.0
         self.before = before
@@ -72,7 +73,9 @@ class _Model:
 
     def __init__(self, config: BeliefConfig, values: dict[str, Floats]) -> None:
         self.config = config
-        self.values = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in values.items()}
+        self.values = {
+            name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in values.items()
+        }
 
     def copy(self) -> dict[str, Floats]:
         """Return the present numbers."""
@@ -280,11 +283,9 @@ def _reborn(model: _Model, data: _Data, move: int) -> dict[str, Floats]:
     with torch.no_grad():
         density = torch.exp(torch.clamp(model.log_density(data), min=-700.0)).numpy()
     joint = found.predictive * density
-    whole = joint.sum(axis=1)
-    costs = [
-        float(np.mean(np.log(whole / np.maximum((whole - joint[:, k]) / (1.0 - found.predictive[:, k] + 1e-12), 1e-300))))
-        for k in range(joint.shape[1])
-    ]
+    whole = joint.sum(axis=1)[:, None]
+    without = np.maximum((whole - joint) / (1.0 - found.predictive + 1e-12), 1e-300)
+    costs = np.mean(np.log(whole / without), axis=0)  # fall of the one-step log-likelihood without each regime
     victim = int(np.argsort(costs)[0 if move < 2 else 1])
     bars = data.returns[_extreme(data, move)]
     values = model.copy()

@@ -87,7 +87,7 @@ class BoxTrunk:
         self._boxes = np.array(BOXES)
 
     def embed(self, channels: Array) -> Array:
-        """Return ``(T, D)`` embeddings of ``(T, C)`` channels; rows before ``LOOK_BACK`` see zeros for what is missing."""
+        """Return ``(T, D)`` embeddings of ``(T, C)`` channels; before ``LOOK_BACK`` what is missing counts as zero."""
         count = len(channels)
         out = np.empty((count, self.weights.latent), np.float32)
         padded = np.zeros((LOOK_BACK + BLOCK, channels.shape[1]), np.float32)

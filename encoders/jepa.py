@@ -136,7 +136,7 @@ class JEPAEncoder(Encoder):
             return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
         scaler = ChannelScaler(**{**config["scaler"], "names": tuple(config["scaler"]["names"])})
-        trunk = TrunkWeights(**part("trunk."))  # type: ignore[arg-type]
+        trunk = TrunkWeights(**part("trunk."))
         softmax = SoftmaxHead(arrays["softmax.weight"], arrays["softmax.bias"])
         kmeans = KMeansHead(arrays["kmeans.centres"], float(arrays["kmeans.width"][0]))
         belief = BeliefParameters.from_arrays(part("belief."))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class JEPAConfig:
     sequences: int = 12
     length: int = 1280
     ema: tuple[float, float] = (0.99, 0.996)
-    belief: BeliefConfig = BeliefConfig()
+    belief: BeliefConfig = field(default_factory=BeliefConfig)
     seed: int = 0
     device: str = "cpu"
     amp: bool = False
@@ -244,11 +244,13 @@ class JEPATraining:
             channels.append(material.channels[series][:, begin:end])
             futures.append(material.futures[series][begin + LOOK_BACK : end])
             posterior.append(material.posterior[series][begin + LOOK_BACK : end])
-        return tuple(torch.stack(part).to(self.device) for part in (channels, futures, posterior))  # type: ignore[return-value]
+        return tuple(torch.stack(part).to(self.device) for part in (channels, futures, posterior))
 
 
-def finish(training: JEPATraining, series: Sequence[Bars], provenance: Provenance, facts: dict[str, Any]) -> JEPAEncoder:
-    """Make the encoder that is served: weights, statistics of the training range, heads on the standardised embedding."""
+def finish(
+    training: JEPATraining, series: Sequence[Bars], provenance: Provenance, facts: dict[str, Any]
+) -> JEPAEncoder:
+    """Make the encoder that is served: weights, training statistics, heads on the standardised embedding."""
     return _encoder(training.net, training.material, series, provenance, facts, training.config)
 
 
@@ -293,9 +295,9 @@ def _centres(embedding: Floats, returns: Floats, count: int, seed: int) -> KMean
         centres = _spread_starts(rows, count, rng)
         for _ in range(60):
             nearest = _distances(rows, centres).argmin(axis=1)
-            moved = np.stack([
-                rows[nearest == k].mean(axis=0) if np.any(nearest == k) else centres[k] for k in range(count)
-            ])
+            moved = np.stack(
+                [rows[nearest == k].mean(axis=0) if np.any(nearest == k) else centres[k] for k in range(count)]
+            )
             done = np.allclose(moved, centres, atol=1e-6)
             centres = moved
             if done:
@@ -341,7 +343,10 @@ def provenance_of(series: Sequence[Bars]) -> Provenance:
 
 
 def train(
-    series: Sequence[Bars], config: JEPAConfig | None = None, told: Told | None = None, facts: dict[str, Any] | None = None
+    series: Sequence[Bars],
+    config: JEPAConfig | None = None,
+    told: Told | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> tuple[JEPAEncoder, JEPATraining]:
     """Fit belief, scaler and trunk on S series of bars, and return the encoder and its training."""
     config = config or JEPAConfig()

@@ -93,9 +93,7 @@ def forecast(odds: Floats, belief: BeliefParameters, bars: int) -> Floats:
 
 def by_volatility(regime: NDArray[np.int64], returns: Floats, count: int) -> NDArray[np.int64]:
     """Order of ``count`` classes by the mean square of their bars' returns, lowest first; empty ones come last."""
-    squares = [
-        float(np.mean(returns[regime == k] ** 2)) if np.any(regime == k) else np.inf for k in range(count)
-    ]
+    squares = [float(np.mean(returns[regime == k] ** 2)) if np.any(regime == k) else np.inf for k in range(count)]
     return np.argsort(squares, kind="stable")
 
 

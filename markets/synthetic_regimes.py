@@ -102,7 +102,7 @@ def regime_market(level: str = "market", regimes: int = 6) -> RegimeMarket:
         drift, volatility, autoregression = (np.array(row) for row in _SIX[level])
         dof, dwell, follow = np.array(_SIX_DOF), np.array(_SIX_DWELL), np.array(_SIX_NEXT)
         shown = (0, 0, 0, 1, 2, 3) if level == "vol" else tuple(range(6))
-        names = ("normal", *NAMES[3:]) if level == "vol" else NAMES
+        names: tuple[str, ...] = ("normal", *NAMES[3:]) if level == "vol" else NAMES
     else:
         volatility = np.geomspace(0.2, 2.4, regimes)
         tilt = {"market": 0.1, "clear": 0.3, "vol": 0.0}[level]
@@ -116,13 +116,11 @@ def regime_market(level: str = "market", regimes: int = 6) -> RegimeMarket:
     values, vectors = np.linalg.eig(transition.T)
     stationary = np.real(vectors[:, np.argmin(np.abs(values - 1))])
     stationary = stationary / stationary.sum()
-    return RegimeMarket(
-        drift, volatility, autoregression, dof, transition, stationary, np.array(shown, np.int8), names
-    )
+    return RegimeMarket(drift, volatility, autoregression, dof, transition, stationary, np.array(shown, np.int8), names)
 
 
 def simulate(seed: int, bars: int, market: RegimeMarket) -> tuple[Floats, NDArray[np.int64]]:
-    """Draw T returns in percent and the regime of each: ``(T,)`` both. The path depends on T (shocks come by regime)."""
+    """Draw T returns in percent and the regime of each, ``(T,)``; the path depends on T (shocks come by regime)."""
     rng = np.random.default_rng([SEED_PREFIX, int(seed)])
     count = len(market)
     first = int(rng.choice(count, p=market.stationary))
