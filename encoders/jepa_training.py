@@ -221,7 +221,7 @@ class JEPATraining:
             losses["belief"] = -config.w_belief * (posterior * logs).sum(dim=2).mean()
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
@@ -244,7 +244,8 @@ class JEPATraining:
             channels.append(material.channels[series][:, begin:end])
             futures.append(material.futures[series][begin + LOOK_BACK : end])
             posterior.append(material.posterior[series][begin + LOOK_BACK : end])
-        return tuple(torch.stack(part).to(self.device) for part in (channels, futures, posterior))
+        first, second, third = (torch.stack(part).to(self.device) for part in (channels, futures, posterior))
+        return first, second, third
 
 
 def finish(
