@@ -43,22 +43,36 @@ class BeliefTraining:
     last_rate: float = 0.02
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (("iterations", 1), ("moves", 0), ("refit", 0), ("last", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+        for name in ("rate", "refit_rate", "last_rate"):
+            value = getattr(self, name)
+            if not 0.0 < value < math.inf:
+                raise ConfigError(f"{name}={value!r} must be a positive number")
+
 
 class _Data:
     """Training returns of S series, end to end, with what the emission reads."""
 
     def __init__(self, series: Sequence[Floats], config: BeliefConfig) -> None:
-        self.returns = np.concatenate([np.asarray(one, np.float64) for one in series])
-        if not np.isfinite(self.returns).all():
-            raise DataError(f"returns: row {int(np.argmin(np.isfinite(self.returns)))} is not a finite number")
+        returns = [np.ascontiguousarray(one, np.float64) for one in series]
+        for number, one in enumerate(returns):
+            if one.ndim != 1 or not len(one):
+                raise DataError(f"series {number} has shape {one.shape}, expected (T,) with at least one return")
+            if not np.isfinite(one).all():
+                raise DataError(f"series {number}, row {int(np.argmin(np.isfinite(one)))} is not a finite number")
+        self.returns = np.concatenate([np.empty(0), *returns])
         if len(self.returns) < 50 * config.regimes:
             raise DataError(f"{len(self.returns)} returns cannot tell {config.regimes} regimes apart")
         self.variance = float(np.mean(self.returns**2))
         if not self.variance > 0.0:
             raise DataError("the returns do not move: there is no volatility to tell regimes by")
         self.decay = 0.5 ** (1.0 / np.array(config.half_lives))
-        self.starts = np.cumsum([0] + [len(one) for one in series])[:-1].astype(np.int64)
-        self.bank = np.concatenate([running_means(np.asarray(one, np.float64), self.decay, self.variance) for one in series])
+        self.starts = np.cumsum([0] + [len(one) for one in returns])[:-1].astype(np.int64)
+        self.bank = np.concatenate([running_means(one, self.decay, self.variance) for one in returns])
         before = np.concatenate([[0.0], self.returns[:-1]])
         before[self.starts] = 0.0
         self.before = before
@@ -72,7 +86,9 @@ class _Model:
 
     def __init__(self, config: BeliefConfig, values: dict[str, Floats]) -> None:
         self.config = config
-        self.values = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in values.items()}
+        self.values = {
+            name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in values.items()
+        }
 
     def copy(self) -> dict[str, Floats]:
         """Return the present numbers."""
@@ -194,8 +210,6 @@ def fit_belief(
         DataError: returns that are not finite, do not move, or are too few.
     """
     config, training = config or BeliefConfig(), training or BeliefTraining()
-    if training.iterations < 1:
-        raise ConfigError(f"iterations={training.iterations!r} must be at least 1")
     data = _Data(series, config)
     model = _Model(config, _start(data, config, np.random.default_rng(training.seed)))
     total = training.iterations + training.moves * training.refit + training.last
@@ -253,7 +267,9 @@ def _start(data: _Data, config: BeliefConfig, rng: np.random.Generator) -> dict[
     """Begin with bars sorted into K classes by a slow running volatility, its edges jittered by the seed."""
     count = config.regimes
     decay = np.array([0.5 ** (1.0 / START_HALF_LIFE)])
-    slow = 0.5 * np.log(running_means(data.returns, decay, data.variance)[:, 0] + 1e-12)
+    apart = np.split(data.returns, data.starts[1:])
+    slow = np.concatenate([running_means(one, decay, data.variance)[:, 0] for one in apart])
+    slow = 0.5 * np.log(slow + 1e-12)
     edges = np.quantile(slow, np.arange(1, count) / count) + JITTER * rng.standard_normal(count - 1)
     state = np.searchsorted(np.sort(edges), slow)
     w, m = np.empty(count), np.empty(count)
@@ -281,10 +297,8 @@ def _reborn(model: _Model, data: _Data, move: int) -> dict[str, Floats]:
         density = torch.exp(torch.clamp(model.log_density(data), min=-700.0)).numpy()
     joint = found.predictive * density
     whole = joint.sum(axis=1)
-    costs = [
-        float(np.mean(np.log(whole / np.maximum((whole - joint[:, k]) / (1.0 - found.predictive[:, k] + 1e-12), 1e-300))))
-        for k in range(joint.shape[1])
-    ]
+    without = (whole[:, None] - joint) / (1.0 - found.predictive + 1e-12)  # the density were the regime not there
+    costs = np.log(whole[:, None] / np.maximum(without, 1e-300)).mean(axis=0)
     victim = int(np.argsort(costs)[0 if move < 2 else 1])
     bars = data.returns[_extreme(data, move)]
     values = model.copy()
