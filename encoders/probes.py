@@ -120,7 +120,7 @@ def detection_delay(
     """
     switches = np.flatnonzero(np.diff(labels)) + 1
     delays, hits = [], 0
-    for first, stop in zip(switches, np.append(switches[1:], len(labels)), strict=True):
+    for first, stop in zip(switches, np.append(switches, len(labels))[1:], strict=True):
         right = np.append(0, np.cumsum(predicted[first:stop] == labels[first:stop]))
         held = np.flatnonzero(right[hold:] - right[:-hold] == hold) if stop - first >= hold else np.empty(0, np.int64)
         if len(held) and held[0] * stride <= horizon:

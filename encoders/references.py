@@ -150,7 +150,8 @@ class RidgeForecast:
 
     def __call__(self, returns: Floats) -> Floats:
         """Return the forecast after each bar: ``(T, 3)``."""
-        return np.asarray(self._scaled(hand_features(returns)) @ self._weights)
+        # not a matrix product: its last bits depend on how many rows there are
+        return np.asarray(np.einsum("td,dk->tk", self._scaled(hand_features(returns)), self._weights))
 
     def _scaled(self, columns: Floats) -> Floats:
         cut = np.clip((columns - self._mean) / self._deviation, -FURTHEST, FURTHEST)
