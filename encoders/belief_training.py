@@ -58,21 +58,21 @@ class _Data:
     """Training returns of S series, end to end, with what the emission reads."""
 
     def __init__(self, series: Sequence[Floats], config: BeliefConfig) -> None:
-        returns = [np.ascontiguousarray(one, np.float64) for one in series]
-        for number, one in enumerate(returns):
+        parts = [np.ascontiguousarray(one, np.float64) for one in series]
+        for number, one in enumerate(parts):
             if one.ndim != 1 or not len(one):
                 raise DataError(f"series {number} has shape {one.shape}, expected (T,) with at least one return")
             if not np.isfinite(one).all():
                 raise DataError(f"series {number}, row {int(np.argmin(np.isfinite(one)))} is not a finite number")
-        self.returns = np.concatenate([np.empty(0), *returns])
+        self.returns = np.concatenate([np.empty(0), *parts])
         if len(self.returns) < 50 * config.regimes:
             raise DataError(f"{len(self.returns)} returns cannot tell {config.regimes} regimes apart")
         self.variance = float(np.mean(self.returns**2))
         if not self.variance > 0.0:
             raise DataError("the returns do not move: there is no volatility to tell regimes by")
         self.decay = 0.5 ** (1.0 / np.array(config.half_lives))
-        self.starts = np.cumsum([0] + [len(one) for one in returns])[:-1].astype(np.int64)
-        self.bank = np.concatenate([running_means(one, self.decay, self.variance) for one in returns])
+        self.starts = np.cumsum([0] + [len(one) for one in parts])[:-1].astype(np.int64)
+        self.bank = np.concatenate([running_means(one, self.decay, self.variance) for one in parts])
         before = np.concatenate([[0.0], self.returns[:-1]])
         before[self.starts] = 0.0
         self.before = before
@@ -296,9 +296,9 @@ def _reborn(model: _Model, data: _Data, move: int) -> dict[str, Floats]:
     with torch.no_grad():
         density = torch.exp(torch.clamp(model.log_density(data), min=-700.0)).numpy()
     joint = found.predictive * density
-    whole = joint.sum(axis=1)
-    without = (whole[:, None] - joint) / (1.0 - found.predictive + 1e-12)  # the density were the regime not there
-    costs = np.log(whole[:, None] / np.maximum(without, 1e-300)).mean(axis=0)
+    whole = joint.sum(axis=1)[:, None]
+    without = np.maximum((whole - joint) / (1.0 - found.predictive + 1e-12), 1e-300)
+    costs = np.mean(np.log(whole / without), axis=0)  # fall of the one-step log-likelihood without each regime
     victim = int(np.argsort(costs)[0 if move < 2 else 1])
     bars = data.returns[_extreme(data, move)]
     values = model.copy()

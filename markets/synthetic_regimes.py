@@ -124,7 +124,7 @@ def regime_market(level: str = "market", regimes: int = 6) -> RegimeMarket:
 
 
 def simulate(seed: int, bars: int, market: RegimeMarket) -> tuple[Floats, NDArray[np.int64]]:
-    """Draw T returns in percent and the regime of each: ``(T,)`` both; the path depends on T, shocks come by regime."""
+    """Draw T returns in percent and the regime of each, ``(T,)``; the path depends on T (shocks come by regime)."""
     rng = np.random.default_rng([SEED_PREFIX, int(seed)])
     count = len(market)
     first = int(rng.choice(count, p=market.stationary))
