@@ -58,10 +58,10 @@ class BeliefConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.regimes, int) or isinstance(self.regimes, bool) or not 2 <= self.regimes <= 32:
             raise ConfigError(f"regimes={self.regimes!r} must be a whole number from 2 to 32")
-        if not self.half_lives or not all(value > 0.0 for value in self.half_lives):
+        if not self.half_lives or not all(0.0 < value < math.inf for value in self.half_lives):
             raise ConfigError(f"half_lives={self.half_lives!r} must be positive numbers of bars")
-        if not self.dwell_floor >= 1.0:
-            raise ConfigError(f"dwell_floor={self.dwell_floor!r} must be at least 1 bar")
+        if not 1.0 <= self.dwell_floor < math.inf:
+            raise ConfigError(f"dwell_floor={self.dwell_floor!r} must be a number of bars of at least 1")
         if self.bank_cap is not None and not 0.0 <= self.bank_cap < 1.0:
             raise ConfigError(f"bank_cap={self.bank_cap!r} must lie in 0 .. 1, or be None")
 
@@ -143,9 +143,11 @@ class BeliefFilter:
         """Return the odds after each return: ``(T,)`` percent log returns to ``(T, K)``, row t knows returns 0..t.
 
         Raises:
-            DataError: a return that is not finite; the message names its row.
+            DataError: not one return a row, or one that is not finite; the message names its row.
         """
         returns = np.ascontiguousarray(returns, np.float64)
+        if returns.ndim != 1:
+            raise DataError(f"returns have shape {returns.shape}, expected (T,)")
         if not np.isfinite(returns).all():
             raise DataError(f"returns: row {int(np.argmin(np.isfinite(returns)))} is not a finite number")
         out = np.empty((len(returns), self._count))

@@ -43,22 +43,35 @@ class BeliefTraining:
     last_rate: float = 0.02
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (("iterations", 1), ("moves", 0), ("refit", 0), ("last", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+        for name in ("rate", "refit_rate", "last_rate"):
+            value = getattr(self, name)
+            if not 0.0 < value < math.inf:
+                raise ConfigError(f"{name}={value!r} must be a positive number")
+
 
 class _Data:
     """Training returns of S series, end to end, with what the emission reads."""
 
     def __init__(self, series: Sequence[Floats], config: BeliefConfig) -> None:
-        parts = [np.asarray(one, np.float64) for one in series]
-        self.returns = np.concatenate(parts)
-        if not np.isfinite(self.returns).all():
-            raise DataError(f"returns: row {int(np.argmin(np.isfinite(self.returns)))} is not a finite number")
+        parts = [np.ascontiguousarray(one, np.float64) for one in series]
+        for number, one in enumerate(parts):
+            if one.ndim != 1 or not len(one):
+                raise DataError(f"series {number} has shape {one.shape}, expected (T,) with at least one return")
+            if not np.isfinite(one).all():
+                raise DataError(f"series {number}, row {int(np.argmin(np.isfinite(one)))} is not a finite number")
+        self.returns = np.concatenate([np.empty(0), *parts])
         if len(self.returns) < 50 * config.regimes:
             raise DataError(f"{len(self.returns)} returns cannot tell {config.regimes} regimes apart")
         self.variance = float(np.mean(self.returns**2))
         if not self.variance > 0.0:
             raise DataError("the returns do not move: there is no volatility to tell regimes by")
         self.decay = 0.5 ** (1.0 / np.array(config.half_lives))
-        self.starts = np.cumsum([0] + [len(one) for one in series])[:-1].astype(np.int64)
+        self.starts = np.cumsum([0] + [len(one) for one in parts])[:-1].astype(np.int64)
         self.bank = np.concatenate([running_means(one, self.decay, self.variance) for one in parts])
         before = np.concatenate([[0.0], self.returns[:-1]])
         before[self.starts] = 0.0
@@ -197,8 +210,6 @@ def fit_belief(
         DataError: returns that are not finite, do not move, or are too few.
     """
     config, training = config or BeliefConfig(), training or BeliefTraining()
-    if training.iterations < 1:
-        raise ConfigError(f"iterations={training.iterations!r} must be at least 1")
     data = _Data(series, config)
     model = _Model(config, _start(data, config, np.random.default_rng(training.seed)))
     total = training.iterations + training.moves * training.refit + training.last
@@ -256,7 +267,9 @@ def _start(data: _Data, config: BeliefConfig, rng: np.random.Generator) -> dict[
     """Begin with bars sorted into K classes by a slow running volatility, its edges jittered by the seed."""
     count = config.regimes
     decay = np.array([0.5 ** (1.0 / START_HALF_LIFE)])
-    slow = 0.5 * np.log(running_means(data.returns, decay, data.variance)[:, 0] + 1e-12)
+    apart = np.split(data.returns, data.starts[1:])
+    slow = np.concatenate([running_means(one, decay, data.variance)[:, 0] for one in apart])
+    slow = 0.5 * np.log(slow + 1e-12)
     edges = np.quantile(slow, np.arange(1, count) / count) + JITTER * rng.standard_normal(count - 1)
     state = np.searchsorted(np.sort(edges), slow)
     w, m = np.empty(count), np.empty(count)

@@ -10,6 +10,8 @@ so that no variance depends on the hidden path and ``P(k_t | r_1 .. r_t)`` is a 
 (:func:`posterior`): the ceiling for every causal method. Prices are ``100 exp(cumsum(r) / 100)``; a bar opens at the
 previous close and its high and low are the two, volume is constant and ample, there is no funding.
 
+:mod:`markets.synthetic_stress` draws the same regimes under other laws, for which no exact answer exists.
+
 Levels: ``market`` (drift a tenth of the volatility per bar: nearly invisible), ``clear`` (drift three times as large),
 ``vol`` (differs in volatility only). All parameters are chosen, not calibrated: a good score here says that an encoder
 finds regimes of this family, and nothing about any real market.
@@ -219,8 +221,12 @@ def regimes(
     level: str = "market",
     regimes: int = 6,
     start: str = "2020-01-01",
+    stress: str | None = None,
 ) -> Bars:
     """Return bars of a regime market with true labels; the returns are those of the published benchmark bit for bit.
+
+    Args:
+        stress: a law outside the family, ``"sv"`` or ``"mix"`` of :mod:`markets.synthetic_stress`.
 
     Raises:
         ConfigError: naming the argument and what it must be.
@@ -230,7 +236,12 @@ def regimes(
             raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
     market = regime_market(level, regimes)
     length = as_interval(interval)
-    returns, labels = simulate(seed, int(bars), market)
+    if stress is None:
+        returns, labels = simulate(seed, int(bars), market)
+    else:
+        from markets.synthetic_stress import simulate_stress
+
+        returns, labels = simulate_stress(seed, int(bars), market, stress)
     close = START_PRICE * np.exp(np.cumsum(returns) / 100)
     opened = np.concatenate([[START_PRICE], close[:-1]])
     prices: dict[str, Any] = {
@@ -238,6 +249,7 @@ def regimes(
         "volume": np.full(len(close), VOLUME),
     }  # fmt: skip
     given = {"seed": seed, "interval": interval, "bars": bars, "level": level, "regimes": regimes, "start": start}
+    given |= {} if stress is None else {"stress": stress}
     return Bars(
         time=as_time(start, "start") + np.arange(len(close)) * length,
         interval=length,
