@@ -45,7 +45,8 @@ class PerpFuturesConfig:
         episode_bars: longest episode; 512 in training, the whole split in evaluation. 0 means the whole split.
         random_start: begin anywhere in the split (training) or at its first row (evaluation).
         initial_equity: USDT. ``leverage``: L, exposure bound in units of equity.
-        contract_leverage: leverage of posted margin; min(L, tier maximum) without.
+        contract_leverage: leverage of posted margin; min(L, tier maximum) without. Below L it bounds the exposure too:
+            an order is cut to what the wallet covers.
         margin_mode: ``isolated`` (the posted margin can be lost) or ``cross`` (the whole wallet backs the position).
         liquidation: ``full``, or ``tiered``: reduce to a lower margin tier where that makes the rest compliant. The
             clearance fee is charged on what is sold; at its default of 1.25 % a tier is seldom enough.
@@ -132,6 +133,8 @@ class PerpFuturesConfig:
             raise ConfigError(
                 f"episode_bars={self.episode_bars!r} must be a whole number of at least 0 (0: whole split)"
             )
+        if not isinstance(self.reward, str):
+            raise ConfigError(f"reward={self.reward!r} must be text, such as 'log_return=1,drawdown=0.5'")
         parse_reward(self.reward)
         if not self.encoded and (self.encoder is not None or self.odds != "belief"):
             name = "encoder" if self.encoder is not None else "odds"

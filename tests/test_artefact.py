@@ -218,7 +218,10 @@ def test_the_manifest_says_what_the_agent_is(saved: Saved) -> None:
     assert np.array_equal(np.array(manifest["observation"]["high"], np.float32), game.high)
     assert manifest["observation"]["shape"] == [len(game.names)]
     assert manifest["action"] == {"low": [-1.0], "high": [1.0], "shape": [1], "dtype": "float32"}
-    assert manifest["requires"] == {"family": "PerpFutures", "leverage": 3.0, "contract_leverage": None}
+    assert manifest["requires"] == {
+        "family": "PerpFutures", "leverage": 3.0, "contract_leverage": None, "margin_mode": "isolated",
+        "liquidation": "full",
+    }  # fmt: skip
     assert manifest["encoder"] is None
     assert manifest["seed"] == SEED
     assert manifest["sha256"] == {n: hashlib.sha256(members[n]).hexdigest() for n in MEMBERS if n != "manifest.json"}
@@ -287,10 +290,7 @@ def test_a_flipped_bit_is_noticed_in_every_member(saved: Saved, member: str, sha
     refused(saved.file, member)
 
 
-@pytest.mark.parametrize("member", ["policy.safetensors", "scaler.json"])
-def test_an_altered_member_in_a_well_formed_zip_is_noticed_by_its_hash(
-    saved: Saved, member: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def check_altered_in_a_well_formed_zip(saved: Saved, member: str) -> None:
     members = contents(saved.file)
     data = bytearray(members[member])
     place = data.index(b"1", len(data) // 2) if member == "scaler.json" else len(data) - 4
@@ -298,17 +298,30 @@ def test_an_altered_member_in_a_well_formed_zip_is_noticed_by_its_hash(
     write(saved.file, {**members, member: bytes(data)}, rehash=False)
     refused(saved.file, member, "hash")
 
-    class Blind:  # planted fault: any content has the hash that the manifest names
-        def __init__(self, data: bytes) -> None:
-            self.name = member if bytes(data) == bytes(altered) else ""
+
+@pytest.mark.parametrize("member", ["policy.safetensors", "scaler.json"])
+def test_an_altered_member_in_a_well_formed_zip_is_noticed_by_its_hash(saved: Saved, member: str) -> None:
+    """C03."""
+    check_altered_in_a_well_formed_zip(saved, member)
+
+
+@pytest.mark.parametrize("member", ["policy.safetensors", "scaler.json"])
+def test_without_the_hash_nobody_would_have_noticed(saved: Saved, member: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of C03."""
+
+    class Blind:
+        """Planted fault: any content has the same hash."""
+
+        def __init__(self, _: bytes) -> None:
+            pass
 
         def hexdigest(self) -> str:
-            return digests[self.name] if self.name else "x"
+            return "x"
 
-    altered, digests = data, json.loads(members["manifest.json"])["sha256"]
-    edit_manifest(saved.file, lambda m: m["sha256"].update({n: "x" for n in digests if n != member}))
+    edit_manifest(saved.file, lambda manifest: manifest.update(sha256=dict.fromkeys(manifest["sha256"], "x")))
     monkeypatch.setattr(storage.hashlib, "sha256", Blind)
-    artefact.load(saved.file)  # without the hash nobody would have noticed
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        check_altered_in_a_well_formed_zip(saved, member)
 
 
 @pytest.mark.parametrize("kept", [(), ("scaler.json",), ("policy.safetensors",)], ids=str)
@@ -440,46 +453,66 @@ def test_names_that_do_not_fit_the_observation_space_are_refused(saved: Saved) -
 # Weights
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_weight_that_is_not_finite_is_named(saved: Saved, value: float) -> None:
-    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+Tensors = dict[str, torch.Tensor]
+
+
+def reshaped(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Tensors], None]:
+    def reshape(tensors: Tensors) -> None:
+        tensors["action_net.weight"] = change(tensors["action_net.weight"]).contiguous()  # (1, width)
+
+    return reshape
+
+
+def spoiled(value: float) -> Callable[[Tensors], None]:
+    def spoil(tensors: Tensors) -> None:
         tensors["value_net.weight"][0, 1] = value
 
-    edit_tensors(saved.file, spoil)
-    refused(saved.file, "policy.safetensors", "value_net.weight", "not finite")
+    return spoil
 
 
-def test_a_missing_tensor_is_named(saved: Saved) -> None:
-    edit_tensors(saved.file, lambda tensors: tensors.pop("log_std"))
-    refused(saved.file, "policy.safetensors", "log_std")
+WRONG_TENSORS: dict[str, tuple[Callable[[Tensors], Any], tuple[str, ...]]] = {
+    **{str(value): (spoiled(value), ("value_net.weight", "not finite")) for value in (np.nan, np.inf, -np.inf)},
+    "missing": (lambda tensors: tensors.pop("log_std"), ("log_std", "missing")),
+    "too many": (lambda tensors: tensors.update(stowaway=torch.zeros(3)), ("stowaway",)),
+    "narrow": (reshaped(lambda whole: whole[:, :3]), ("action_net.weight",)),
+    "two rows": (reshaped(lambda whole: whole.repeat(2, 1)), ("action_net.weight",)),
+    "flat": (reshaped(lambda whole: whole[0]), ("action_net.weight",)),
+    "transposed": (reshaped(lambda whole: whole.T), ("action_net.weight",)),
+    "empty": (reshaped(lambda whole: whole[:0]), ("action_net.weight",)),
+    **{
+        str(kind): (reshaped(lambda whole, kind=kind: whole.to(kind)), ("action_net.weight",))  # type: ignore[misc]
+        for kind in (torch.float64, torch.float16, torch.int32, torch.bool)
+    },
+}
 
 
-def test_a_tensor_too_many_is_named(saved: Saved) -> None:
-    edit_tensors(saved.file, lambda tensors: tensors.update(stowaway=torch.zeros(3)))
-    refused(saved.file, "policy.safetensors", "stowaway")
+def check_wrong_tensor_refused(saved: Saved, what: str) -> None:
+    change, said = WRONG_TENSORS[what]
+    edit_tensors(saved.file, change)
+    refused(saved.file, "policy.safetensors", *said)
 
 
-@pytest.mark.parametrize("shape", ["narrow", "two rows", "flat", "transposed", "empty"])
-def test_a_tensor_of_another_shape_is_named(saved: Saved, shape: str) -> None:
-    def reshape(tensors: dict[str, torch.Tensor]) -> None:
-        whole = tensors["action_net.weight"]  # (1, width)
-        shapes = {
-            "narrow": whole[:, :3], "two rows": whole.repeat(2, 1), "flat": whole[0], "transposed": whole.T,
-            "empty": whole[:0],
-        }  # fmt: skip
-        tensors["action_net.weight"] = shapes[shape].contiguous()
-
-    edit_tensors(saved.file, reshape)
-    refused(saved.file, "policy.safetensors", "action_net.weight")
+@pytest.mark.parametrize("what", WRONG_TENSORS)
+def test_a_tensor_that_is_missing_unknown_not_finite_or_of_another_shape_or_type_is_named(
+    saved: Saved, what: str
+) -> None:
+    """C08."""
+    check_wrong_tensor_refused(saved, what)
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.int32, torch.bool], ids=str)
-def test_a_tensor_of_another_number_type_is_named(saved: Saved, kind: torch.dtype) -> None:
-    def cast(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["action_net.weight"] = tensors["action_net.weight"].to(kind)
+def fill_loosely(policy: torch.nn.Module, tensors: Tensors) -> None:
+    """Planted fault: takes every tensor that is known, as much of it as there is room for."""
+    for name, room in policy.state_dict().items():
+        given = tensors.get(name, room).flatten()[: room.numel()]
+        room.flatten()[: given.numel()].copy_(given)
 
-    edit_tensors(saved.file, cast)
-    refused(saved.file, "policy.safetensors", "action_net.weight")
+
+@pytest.mark.parametrize("what", WRONG_TENSORS)
+def test_a_load_that_is_not_strict_is_caught(saved: Saved, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of C08."""
+    monkeypatch.setattr(artefact, "_fill", fill_loosely)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        check_wrong_tensor_refused(saved, what)
 
 
 def test_a_scaler_that_is_not_finite_is_refused(saved: Saved) -> None:
@@ -622,10 +655,12 @@ def check_a_failing_write_leaves_the_old_agent(saved: Saved, save: Callable[...,
 
 @pytest.mark.parametrize("how", FAILURES)
 def test_a_failing_write_leaves_the_old_agent_and_no_temporary_file(saved: Saved, how: str) -> None:
+    """C04."""
     check_a_failing_write_leaves_the_old_agent(saved, artefact.save, how)
 
 
 def test_a_writer_that_writes_over_the_old_agent_is_caught(saved: Saved) -> None:
+    """Twin of C04."""
     with pytest.raises(AssertionError):
         check_a_failing_write_leaves_the_old_agent(saved, save_naively, "os.replace")
 
@@ -644,6 +679,7 @@ def test_a_setting_that_json_cannot_hold_leaves_the_old_agent(saved: Saved) -> N
 
 
 def test_what_a_killed_process_left_is_ignored_by_load_and_removed_by_the_next_save(saved: Saved) -> None:
+    """C02."""
     loaded = artefact.load(saved.file)
     left = saved.folder / ".agent.zip.99999.tmp"
     left.write_bytes(saved.file.read_bytes()[:1000])
@@ -714,19 +750,57 @@ def test_an_agent_of_other_versions_is_loaded_with_a_warning_that_names_them(
     assert "pandas: expected '0.1', found" in caplog.text
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_a_thousand_observations_are_answered_alike_after_loading_and_on_two_threads(tmp_path: Path, algo: str) -> None:
-    """C11. To the last bit with one thread, to 1e-6 with two."""
-    saved, data = save_agent(tmp_path, algo), observations(1_000)
+def check_answers_alike(folder: Path, algo: str, load: Callable[[Path], Any]) -> None:
+    saved, data = save_agent(folder, algo), observations(1_000)
     expected, _ = saved.policy.predict(data, deterministic=True)
-    loaded = artefact.load(tmp_path)
-    assert np.array_equal(loaded.predict(data)[0], expected)
+    loaded = load(folder)
+    assert np.array_equal(loaded.predict(data)[0], expected), "after loading"
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert loaded.predict(data)[0] == pytest.approx(expected, abs=1e-6)
+        found = loaded.predict(data)[0]
     finally:
         torch.set_num_threads(threads)
+    assert np.allclose(found, expected, rtol=0.0, atol=1e-6), "on two threads"
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_thousand_observations_are_answered_alike_after_loading_and_on_two_threads(tmp_path: Path, algo: str) -> None:
+    """C11. To the last bit with one thread, to 1e-6 with two."""
+    check_answers_alike(tmp_path, algo, artefact.load)
+
+
+def load_rounded(folder: Path) -> Any:
+    """Planted fault: weights lose half of their bits."""
+    agent = artefact.load(folder)
+    with torch.no_grad():
+        for value in agent.policy.parameters():
+            value.copy_(value.bfloat16())
+    return agent
+
+
+def load_dependent_on_threads(folder: Path) -> Any:
+    """Planted fault: two threads add up to something else."""
+    agent = artefact.load(folder)
+    honest, threads = agent.act, torch.get_num_threads()
+
+    def act(*given: Any) -> Any:
+        actions, state = honest(*given)
+        return actions + 2e-6 * (torch.get_num_threads() != threads), state
+
+    agent.act = act  # type: ignore[assignment,method-assign]
+    return agent
+
+
+@pytest.mark.parametrize(
+    ("load", "said"), [(load_rounded, "after loading"), (load_dependent_on_threads, "on two threads")]
+)
+def test_a_load_that_rounds_and_an_agent_that_depends_on_threads_are_caught(
+    tmp_path: Path, load: Callable[[Path], Any], said: str
+) -> None:
+    """Twin of C11."""
+    with pytest.raises(AssertionError, match=said):
+        check_answers_alike(tmp_path, "ppo", load)
 
 
 def test_the_manifest_holds_the_commit_of_a_checkout_and_none_of_an_installed_package(tmp_path: Path) -> None:

@@ -220,11 +220,8 @@ def test_evaluate_refuses_another_leverage_than_the_agents(
     assert regimegym.main([*words, "--env-arg", "cost_scale=2"]) == 0
 
 
-@pytest.mark.parametrize("how", ["without the member", "without its numbers"])
-def test_an_agent_without_its_normaliser_is_refused_and_not_evaluated_unscaled(
-    folder: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """C15."""
+def check_refused_without_normaliser(folder: Path, tmp_path: Path, how: str) -> None:
+    """Save the agent again without its scaler in ``tmp_path``, and expect that it is not loaded."""
     manifest, members = storage.read(folder / "agent.zip", [artefact.POLICY, artefact.SCALER])
     if how == "without the member":
         del members[artefact.SCALER]
@@ -233,6 +230,39 @@ def test_an_agent_without_its_normaliser_is_refused_and_not_evaluated_unscaled(
     storage.write(tmp_path / "agent.zip", manifest, members)
     with pytest.raises(ArtefactError, match=r"scaler\.json"):
         agents.load(tmp_path)
+
+
+NORMALISERS = ["without the member", "without its numbers"]
+
+
+@pytest.mark.parametrize("how", NORMALISERS)
+def test_an_agent_without_its_normaliser_is_refused_and_not_evaluated_unscaled(
+    folder: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C15."""
+    check_refused_without_normaliser(folder, tmp_path, how)
     assert regimegym.main(["evaluate", str(tmp_path), "--split", "validation", "--quiet"]) == 2
     assert "scaler.json" in capsys.readouterr().err
     assert not (tmp_path / "evaluation-validation.json").exists()
+
+
+@pytest.mark.parametrize("how", NORMALISERS)
+def test_a_load_that_goes_on_unscaled_without_a_normaliser_is_caught(
+    folder: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin of C15. What is missing is taken for mean 0 and deviation 1."""
+    whole = agents.load(folder).scaler.to_json()
+    unscaled = {**whole, "mean": [0.0] * len(whole["mean"]), "deviation": [1.0] * len(whole["mean"])}
+    honest = storage.read
+
+    def read(path: Path, names: list[str], *_: Any) -> Any:
+        manifest, members = honest(path, [artefact.POLICY], [artefact.SCALER])
+        if not json.loads(members.get(artefact.SCALER, b"{}")).get("mean"):
+            members[artefact.SCALER] = json.dumps(unscaled).encode()
+        return manifest, members
+
+    real = storage.read(folder / "agent.zip", [artefact.POLICY, artefact.SCALER])
+    monkeypatch.setattr(storage, "read", read)
+    assert storage.read(folder / "agent.zip", []) == real, "a whole agent is read as it is"
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        check_refused_without_normaliser(folder, tmp_path, how)

@@ -19,7 +19,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import regimegym
-from agents import artefact, checkpoint, snapshot, vec_env
+from agents import artefact, checkpoint, snapshot, training, vec_env
 from agents.callbacks import AccountTags, ValidationChoice
 from agents.recipe import TrainingConfig
 from agents.sb3 import ALGORITHMS
@@ -32,6 +32,7 @@ BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
 ARGUMENTS = {"bars": BARS, "episode_bars": 48}  # lanes end and begin again several times
 SEED, LANES, STEPS, EVERY = 29, 8, 2048, 512
 KILLED_AFTER = 150  # calls of the environment: beyond 1,024 steps and in the middle of a rollout of every algorithm
+INTERRUPTED_AFTER = 170  # calls: in a rollout of PPO that began at 1,280 steps, where no checkpoint is due
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 32, "batch_size": 128, "n_epochs": 2},
     "a2c": {"n_steps": 8},
@@ -377,6 +378,7 @@ def newest_of(folder: Path) -> Path:
 
 
 def check_falls_back(folder: Path, caplog: pytest.LogCaptureFixture, *said: str) -> None:
+    """Expect the older one of two checkpoints, and a warning that names the newer one."""
     first, second = checkpoint.files(folder / "checkpoints")
     with caplog.at_level(logging.WARNING):
         found = checkpoint.newest(folder / "checkpoints")
@@ -409,6 +411,16 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed_and_the_one_before_it_read(
     data[data.index(content) + len(content) // 2] ^= 0x10
     newest_of(copied).write_bytes(bytes(data))
     check_falls_back(copied, caplog, member)
+
+
+def test_a_resume_that_gives_up_on_a_damaged_checkpoint_is_caught(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twin of C03. Nothing is tried after the newest file."""
+    monkeypatch.setattr(checkpoint, "newest", lambda folder: checkpoint.read(checkpoint.files(folder)[0]))
+    newest_of(copied).write_bytes(newest_of(copied).read_bytes()[:1000])
+    with pytest.raises(ArtefactError, match="not a complete file"):
+        check_falls_back(copied, caplog)
 
 
 def test_a_run_with_a_damaged_checkpoint_is_resumed_from_the_one_before_to_the_same_weights(
@@ -489,17 +501,29 @@ WRONG: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_a_state_that_does_not_fit_is_refused_and_named(copied: Path, what: str) -> None:
-    """C08, C09. Of training checkpoints."""
+def check_wrong_state_refused(folder: Path, what: str) -> None:
     change, said = WRONG[what]
-    path, older = checkpoint.files(copied / "checkpoints")
+    path, older = checkpoint.files(folder / "checkpoints")
     older.unlink()
     edit(path, change)
     with pytest.raises(ArtefactError) as caught:
-        train(config(copied, resume=True))
+        train(config(folder, resume=True))
     assert said in str(caught.value)
     assert path.name in str(caught.value)
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_state_that_does_not_fit_is_refused_and_named(copied: Path, what: str) -> None:
+    """C08, C09. Of training checkpoints."""
+    check_wrong_state_refused(copied, what)
+
+
+@pytest.mark.parametrize("what", ["missing weight", "weight that is not finite"])
+def test_a_resume_that_is_not_strict_is_caught(copied: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of C08. Weights that do not fit are left as a new model has them."""
+    without("weights")(monkeypatch)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        check_wrong_state_refused(copied, what)
 
 
 def test_other_versions_than_the_run_was_started_with_are_said(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -515,11 +539,22 @@ def test_other_versions_than_the_run_was_started_with_are_said(copied: Path, cap
 
 def interrupted(out: Path, end: Callable[[], object]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_until(config(out), KILLED_AFTER, end)
+        train_until(config(out), INTERRUPTED_AFTER, end)
 
 
 def ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def check_interruption_is_saved(folder: Path) -> None:
+    """Expect a checkpoint of the beginning of the rollout that was interrupted, and an agent of its last step."""
+    found = checkpoint.newest(folder / "checkpoints")
+    rollout = LANES * SETTINGS["ppo"]["n_steps"]
+    begun = INTERRUPTED_AFTER * LANES // rollout * rollout
+    assert begun % EVERY, "a checkpoint is due there anyway: the test is empty"
+    assert found is not None
+    assert found.state.steps == begun, "no checkpoint of the interruption"
+    assert artefact.load(folder).manifest["steps"] == INTERRUPTED_AFTER * LANES, "no agent of the interruption"
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_an_agent_and_the_run_resumes_to_the_same_weights(
@@ -527,21 +562,36 @@ def test_ctrl_c_leaves_a_checkpoint_and_an_agent_and_the_run_resumes_to_the_same
 ) -> None:
     """C13. The checkpoint stands at the beginning of the rollout that was interrupted."""
     interrupted(tmp_path, ctrl_c)
-    found = checkpoint.newest(tmp_path / "checkpoints")
-    rollout = LANES * SETTINGS["ppo"]["n_steps"]
-    assert found is not None
-    assert found.state.steps == KILLED_AFTER * LANES // rollout * rollout
-    assert artefact.load(tmp_path).manifest["steps"] == KILLED_AFTER * LANES
+    check_interruption_is_saved(tmp_path)
     spoil_process_state()
     train(config(tmp_path, resume=True))
     compare(whole("ppo"), tmp_path)
 
 
-@pytest.mark.parametrize("number", [1, 2], ids=["while the checkpoint is written", "while the agent is written"])
-def test_a_second_ctrl_c_quits_at_once_and_leaves_whole_files(
-    number: int, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("owner", "name", "said"),
+    [
+        (checkpoint.Checkpoints, "write", "no checkpoint of the interruption"),
+        (training, "_save", "no agent of the interruption"),
+    ],
+    ids=["checkpoint", "agent"],
+)
+def test_a_handler_of_ctrl_c_that_saves_nothing_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, said: str
 ) -> None:
-    """C13."""
+    """Twin of C13. What was saved before the signal does not pass for it."""
+
+    def end() -> None:
+        monkeypatch.setattr(owner, name, lambda *_: None)
+        ctrl_c()
+
+    interrupted(tmp_path, end)
+    with pytest.raises(AssertionError, match=said):
+        check_interruption_is_saved(tmp_path)
+
+
+def interrupt_twice(folder: Path, number: int) -> None:
+    """Send a second Ctrl-C while the file with this number is written, and expect that nothing is written after it."""
     honest, armed, saved = os.fsync, [False], [0]
 
     def fsync(handle: int) -> None:
@@ -555,10 +605,35 @@ def test_a_second_ctrl_c_quits_at_once_and_leaves_whole_files(
         armed[0] = True
         ctrl_c()
 
-    monkeypatch.setattr(os, "fsync", fsync)
-    interrupted(tmp_path, first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        interrupted(folder, first)
     assert saved[0] == 2 * number - 1, "the second Ctrl-C did not end it"
-    monkeypatch.undo()
+
+
+def test_a_handler_that_goes_on_saving_after_a_second_ctrl_c_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin of C13."""
+    honest = checkpoint.Checkpoints.write
+
+    def write(self: checkpoint.Checkpoints) -> Path | None:
+        try:
+            return honest(self)
+        except KeyboardInterrupt:
+            return None
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "write", write)
+    with pytest.raises(AssertionError, match="the second Ctrl-C did not end it"):
+        interrupt_twice(tmp_path, 1)
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["while the checkpoint is written", "while the agent is written"])
+def test_a_second_ctrl_c_quits_at_once_and_leaves_whole_files(
+    number: int, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """C13."""
+    interrupt_twice(tmp_path, number)
     for path in checkpoint.files(tmp_path / "checkpoints"):
         checkpoint.read(path)
     assert not list(tmp_path.rglob("*.tmp"))
@@ -576,7 +651,7 @@ def test_the_exit_status_tells_which_signal_ended_the_training(
 
     def on_step(self: Any) -> bool:
         calls[0] += 1
-        if calls[0] == KILLED_AFTER:
+        if calls[0] == INTERRUPTED_AFTER:
             os.kill(os.getpid(), number)
         return honest(self)
 
@@ -584,8 +659,7 @@ def test_the_exit_status_tells_which_signal_ended_the_training(
     handler = signal.getsignal(signal.SIGTERM)
     assert regimegym.main(words(tmp_path)) == status
     assert signal.getsignal(signal.SIGTERM) == handler
-    assert artefact.load(tmp_path).manifest["steps"] == KILLED_AFTER * LANES
-    assert checkpoint.newest(tmp_path / "checkpoints") is not None
+    check_interruption_is_saved(tmp_path)
     from scripts import train as script
 
     assert str(status) in (script.__doc__ or "")

@@ -38,6 +38,19 @@ def number_of(path: Path) -> int:
     return numbers.pop()
 
 
+def write_in_place(path: Path, number: int) -> Path:
+    """Planted fault: opens the file that stands there and writes."""
+    hashes = {name: storage.hashlib.sha256(data).hexdigest() for name, data in members(number).items()}
+    manifest = {"number": number, "sha256": hashes}
+    with open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for name, data in {"manifest.json": json.dumps(manifest).encode(), **members(number)}.items():
+            archive.writestr(name, data)
+    return path
+
+
+Read = Callable[..., tuple[dict[str, Any], dict[str, bytes]]]
+
+
 # Kills
 
 # Forks writers that save again and again, kills each at a random moment, and reads what it left. In a process of its
@@ -48,14 +61,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_storage import *
 
-def naive(path, number):
-    hashes = {{name: storage.hashlib.sha256(data).hexdigest() for name, data in members(number).items()}}
-    manifest = {{"number": number, "sha256": hashes}}
-    with open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-        for name, data in {{"manifest.json": json.dumps(manifest).encode(), **members(number)}}.items():
-            archive.writestr(name, data)
-
-save = {{"atomic": write, "naive": naive}}[{writer!r}]
+save = {{"atomic": write, "naive": write_in_place}}[{writer!r}]
 path, draw = Path({folder!r}) / "agent.zip", random.Random({seed})
 save(path, 0)
 damaged = leftovers = last = 0
@@ -154,33 +160,86 @@ def test_two_processes_that_save_to_one_path_leave_one_whole_file(
     assert files == "1"
 
 
-def test_leftovers_of_processes_that_live_stay_and_files_of_others_too(tmp_path: Path) -> None:
-    """C02."""
-    living = tmp_path / f".agent.zip.{os.getppid()}.tmp"
-    dead = tmp_path / ".agent.zip.99999999.tmp"
-    foreign = [tmp_path / name for name in (".notes.tmp", ".agent.zip.tmp", "agent.zip.99999999.tmp")]
+def check_a_save_within_a_save(path: Path, save: Callable[[Path, int], Path], other: int) -> None:
+    """Let a process with the id ``other`` save whole while another one has written half of its file."""
+    honest, written = zipfile.ZipFile.writestr, []
+
+    def writestr(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+        honest(archive, name, data)
+        written.append(name)
+        if written == ["manifest.json", "body.bin"]:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: other)
+                save(path, 2)
+            assert number_of(path) == 2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "writestr", writestr)
+        save(path, 1)
+    assert len(written) == 6
+    assert number_of(path) == 1, "the one that ends last wins"
+    assert [item.name for item in path.parent.iterdir()] == ["agent.zip"]
+
+
+def test_a_save_in_the_middle_of_another_one_leaves_two_whole_files_one_after_the_other(tmp_path: Path) -> None:
+    """C05."""
+    check_a_save_within_a_save(tmp_path / "agent.zip", write, os.getppid())
+
+
+def test_writers_in_place_mix_and_a_temporary_name_that_two_share_is_caught(tmp_path: Path) -> None:
+    """Twin of C05."""
+    with pytest.raises(ArtefactError, match="Bad CRC"):
+        check_a_save_within_a_save(tmp_path / "agent.zip", write_in_place, os.getppid())
+    with pytest.raises(FileNotFoundError, match=r"\.tmp"):
+        check_a_save_within_a_save(tmp_path / "agent.zip", write, os.getpid())
+
+
+def check_leftovers(folder: Path) -> None:
+    living = folder / f".agent.zip.{os.getppid()}.tmp"
+    dead = folder / ".agent.zip.99999999.tmp"
+    foreign = [folder / name for name in (".notes.tmp", ".agent.zip.tmp", "agent.zip.99999999.tmp")]
     for file in (living, dead, *foreign):
         file.write_bytes(b"half")
-    write(tmp_path / "agent.zip", 1)
-    assert not dead.exists()
-    assert all(file.exists() for file in (living, *foreign))
+    write(folder / "agent.zip", 1)
+    assert not dead.exists(), "what a killed writer left stays"
+    for file in (living, *foreign):
+        assert file.exists(), f"{file.name} is no leftover and gone"
+
+
+def test_leftovers_of_processes_that_live_stay_and_files_of_others_too(tmp_path: Path) -> None:
+    """C02."""
+    check_leftovers(tmp_path)
+
+
+def remove_everything(folder: Path) -> None:
+    for file in folder.glob(".*.tmp"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("remove", "said"),
+    [(lambda _: None, "what a killed writer left stays"), (remove_everything, "is no leftover and gone")],
+    ids=["never removed", "removed while in use"],
+)
+def test_leftovers_that_are_never_removed_and_files_in_use_that_are_get_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: Callable[[Path], None], said: str
+) -> None:
+    """Twin of C02."""
+    monkeypatch.setattr(storage, "remove_leftovers", remove)
+    with pytest.raises(AssertionError, match=said):
+        check_leftovers(tmp_path)
 
 
 # Disks that refuse
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("where", ["open", "write", "flush", "replace"])
-def test_a_disk_that_refuses_leaves_the_old_file_and_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, where: str
-) -> None:
-    """C04."""
-    path = write(tmp_path / "agent.zip", 1)
+def check_a_disk_that_refuses(folder: Path, save: Callable[[Path, int], Path], code: int, where: str) -> None:
+    path = save(folder / "agent.zip", 1)
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(code, os.strerror(code))
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         if where == "open":
             patch.setattr(storage, "open", refuse, raising=False)
         elif where == "write":
@@ -188,10 +247,32 @@ def test_a_disk_that_refuses_leaves_the_old_file_and_says_why(
         else:
             patch.setattr(os, {"flush": "fsync", "replace": "replace"}[where], refuse)
         with pytest.raises(OSError, match=os.strerror(code)):
-            write(path, 2)
+            save(path, 2)
     assert number_of(path) == 1
-    assert [item.name for item in tmp_path.iterdir()] == ["agent.zip"]
-    assert number_of(write(path, 3)) == 3
+    assert [item.name for item in folder.iterdir()] == ["agent.zip"], "half a file stays"
+    assert number_of(save(path, 3)) == 3
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("where", ["open", "write", "flush", "replace"])
+def test_a_disk_that_refuses_leaves_the_old_file_and_says_why(tmp_path: Path, code: int, where: str) -> None:
+    """C04."""
+    check_a_disk_that_refuses(tmp_path, write, code, where)
+
+
+def test_a_writer_in_place_loses_the_old_file_when_the_disk_is_full(tmp_path: Path) -> None:
+    """Twin of C04."""
+    with pytest.raises(ArtefactError, match=r"manifest\.json is missing"):
+        check_a_disk_that_refuses(tmp_path, write_in_place, errno.ENOSPC, "write")
+
+
+def test_a_writer_that_leaves_half_a_file_on_a_full_disk_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin of C04."""
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with pytest.raises(AssertionError, match="half a file stays"):
+        check_a_disk_that_refuses(tmp_path, write, errno.ENOSPC, "write")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write everywhere")
@@ -267,32 +348,80 @@ FORGED: dict[str, tuple[Callable[[zipfile.ZipFile], None], str]] = {
 }
 
 
+def check_refused_unread(folder: Path, what: str, read: Read) -> None:
+    change, said = FORGED[what]
+    path = forge(folder / "folder" / "agent.zip", change)
+    before = sorted(folder.rglob("*"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("read", "extract", "extractall"):
+            patch.setattr(zipfile.ZipFile, name, lambda *_: pytest.fail("a member was read"))
+        with pytest.raises(ArtefactError) as caught:
+            read(path, NAMES, ["more"])
+    assert said in str(caught.value)
+    assert sorted(folder.rglob("*")) == before, "something was written"
+    assert not Path("/evil").exists()
+
+
 @pytest.mark.parametrize("what", FORGED)
 def test_a_zip_with_a_member_that_no_writer_of_ours_makes_is_refused_before_anything_is_read(
-    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, what: str
 ) -> None:
     """C07."""
-    change, said = FORGED[what]
-    path = forge(tmp_path / "folder" / "agent.zip", change)
-    before = sorted(tmp_path.rglob("*"))
-    for name in ("read", "extract", "extractall"):
-        monkeypatch.setattr(zipfile.ZipFile, name, lambda *_: pytest.fail("a member was read"))
-    with pytest.raises(ArtefactError) as caught:
-        storage.read(path, NAMES, ["more"])
-    assert said in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == before
-    assert not Path("/evil").exists()
+    check_refused_unread(tmp_path, what, storage.read)
+
+
+def look_at_nothing(path: Path, found: Any, names: Any, optional: Any, largest: int) -> list[str]:
+    """Planted fault: the members are read as they are."""
+    return [storage.MANIFEST, *names]
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_a_reader_that_does_not_look_at_the_members_first_is_caught(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin of C07."""
+    monkeypatch.setattr(storage, "_check_members", look_at_nothing)
+    with pytest.raises(pytest.fail.Exception, match="a member was read"):
+        check_refused_unread(tmp_path, what, storage.read)
+
+
+@pytest.mark.parametrize("what", ["leads out", "leads out later"])
+def test_a_reader_that_extracts_before_it_refuses_is_caught_outside_of_its_folder(tmp_path: Path, what: str) -> None:
+    """Twin of C07. What it writes outside stays within the folder of this test."""
+
+    def extract(path: Path, *rest: Any) -> Any:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                place = Path(os.path.normpath(path.parent / name))
+                assert place.is_relative_to(tmp_path)
+                place.write_bytes(archive.open(name).read())
+        return storage.read(path, *rest)
+
+    with pytest.raises(AssertionError, match="something was written"):
+        check_refused_unread(tmp_path, what, extract)
+    assert (tmp_path / "evil").exists()
 
 
 def linked(archive: zipfile.ZipFile) -> None:
     archive.getinfo("body.bin").external_attr = (stat.S_IFLNK | 0o777) << 16
-    archive.writestr("more", b"")
+    archive._didModify = True  # type: ignore[attr-defined]
+
+
+def check_link_refused(folder: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"body\.bin is a link"):
+        storage.read(forge(folder / "agent.zip", linked), NAMES)
 
 
 def test_a_link_under_a_name_of_ours_is_refused(tmp_path: Path) -> None:
     """C07."""
-    with pytest.raises(ArtefactError, match=r"body\.bin is a link"):
-        storage.read(forge(tmp_path / "agent.zip", linked), NAMES, ["more"])
+    check_link_refused(tmp_path)
+
+
+def test_a_reader_that_takes_a_link_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of C07."""
+    monkeypatch.setattr(storage, "_check_members", look_at_nothing)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        check_link_refused(tmp_path)
 
 
 def empty_members(count: int) -> bytes:
@@ -312,46 +441,86 @@ def empty_members(count: int) -> bytes:
     return head + (wide if many else b"") + end
 
 
-@pytest.mark.parametrize("count", [10_000, 1_000_000])
-def test_a_zip_with_a_million_members_is_refused_unparsed(
-    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """C07. By the size of its directory, or by the 64-bit counts that a million needs."""
+def check_refused_unparsed(folder: Path, count: int) -> None:
     from agents import artefact, checkpoint
 
-    path = tmp_path / "agent.zip"
+    path = folder / "agent.zip"
     path.write_bytes(empty_members(count))
     if count == 10_000:  # the forged file is one that zipfile reads
-        assert len(zipfile.ZipFile(path).infolist()) == count
-    monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("the directory was parsed"))
-    for load in (artefact.load, checkpoint.read, lambda file: storage.read(file, NAMES)):
-        with pytest.raises(ArtefactError, match="directory"):
-            load(path)
+        with zipfile.ZipFile(path) as archive:
+            assert len(archive.infolist()) == count
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("the directory was parsed"))
+        for load in (artefact.load, checkpoint.read, lambda file: storage.read(file, NAMES)):
+            with pytest.raises(ArtefactError, match="directory"):
+                load(path)
 
 
-def test_a_small_count_in_front_of_a_large_one_does_not_pass(tmp_path: Path) -> None:
-    """C07. The 64-bit record overrules the small one, so its mere presence is refused."""
+@pytest.mark.parametrize("count", [10_000, 1_000_000])
+def test_a_zip_with_a_million_members_is_refused_unparsed(tmp_path: Path, count: int) -> None:
+    """C07. By the size of its directory, or by the 64-bit counts that a million needs."""
+    check_refused_unparsed(tmp_path, count)
+
+
+def check_small_count_in_front(folder: Path) -> None:
     data = empty_members(70_000)
-    path = tmp_path / "agent.zip"
+    path = folder / "agent.zip"
     path.write_bytes(data[:-22] + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 3, 3, 200, 0, 0))
     with pytest.raises(ArtefactError, match="64-bit"):
         storage.read(path, NAMES)
 
 
-@pytest.mark.parametrize("fraction", [sixteenth / 16 for sixteenth in range(16)])
-def test_a_truncated_file_is_refused(tmp_path: Path, fraction: float) -> None:
-    """C03."""
-    path = write(tmp_path / "agent.zip", 1)
+def test_a_small_count_in_front_of_a_large_one_does_not_pass(tmp_path: Path) -> None:
+    """C07. The 64-bit record overrules the small one, so its mere presence is refused."""
+    check_small_count_in_front(tmp_path)
+
+
+def test_a_reader_that_parses_any_directory_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of C07."""
+    monkeypatch.setattr(storage, "_check_directory", lambda _: None)
+    with pytest.raises(pytest.fail.Exception, match="the directory was parsed"):
+        check_refused_unparsed(tmp_path, 10_000)
+    with pytest.raises(AssertionError, match="64-bit"):
+        check_small_count_in_front(tmp_path)
+
+
+def read_what_is_there(path: Path, *_: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Planted fault: goes from member to member, and asks neither the directory nor checksums nor hashes."""
+    data, place, found = path.read_bytes(), 0, {}
+    while data[place : place + 4] == b"PK\x03\x04":
+        size, name, extra = struct.unpack("<L2H", data[place + 22 : place + 30])
+        begin = place + 30 + name + extra
+        found[data[place + 30 : place + 30 + name].decode()] = data[begin : begin + size]
+        place = begin + size
+    return found.pop("manifest.json", {}), found  # type: ignore[return-value]
+
+
+def check_truncated(folder: Path, fraction: float, read: Read) -> None:
+    path = write(folder / "agent.zip", 1)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(ArtefactError, match=r"agent\.zip is not a complete file"):
-        storage.read(path, NAMES)
+        read(path, NAMES)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", *NAMES])
-def test_a_flipped_bit_is_refused_in_every_member(tmp_path: Path, name: str) -> None:
+FRACTIONS = [sixteenth / 16 for sixteenth in range(16)]
+
+
+@pytest.mark.parametrize("fraction", FRACTIONS)
+def test_a_truncated_file_is_refused(tmp_path: Path, fraction: float) -> None:
     """C03."""
-    path = write(tmp_path / "agent.zip", 1)
+    check_truncated(tmp_path, fraction, storage.read)
+
+
+@pytest.mark.parametrize("fraction", FRACTIONS)
+def test_a_reader_that_takes_what_is_there_is_caught_by_truncation(tmp_path: Path, fraction: float) -> None:
+    """Twin of C03."""
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        check_truncated(tmp_path, fraction, read_what_is_there)
+
+
+def check_flipped_bit(folder: Path, name: str, read: Read) -> None:
+    path = write(folder / "agent.zip", 1)
     with zipfile.ZipFile(path) as archive:
         content = archive.read(name)
         place = archive.getinfo(name).header_offset + 30 + len(name) + len(content) // 2
@@ -359,7 +528,20 @@ def test_a_flipped_bit_is_refused_in_every_member(tmp_path: Path, name: str) -> 
     data[place] ^= 0x04
     path.write_bytes(bytes(data))
     with pytest.raises(ArtefactError, match=name):
-        storage.read(path, NAMES)
+        read(path, NAMES)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", *NAMES])
+def test_a_flipped_bit_is_refused_in_every_member(tmp_path: Path, name: str) -> None:
+    """C03."""
+    check_flipped_bit(tmp_path, name, storage.read)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", *NAMES])
+def test_a_reader_that_skips_the_hashes_is_caught_by_a_flipped_bit(tmp_path: Path, name: str) -> None:
+    """Twin of C03."""
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        check_flipped_bit(tmp_path, name, read_what_is_there)
 
 
 def test_a_name_in_the_hashes_that_no_member_has_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from agents import artefact, callbacks, metrics, recipe
 from agents.callbacks import AccountTags, ValidationChoice
 from agents.recipe import TrainingConfig, resolve
 from agents.training import train
+from envs.simulation import OUTCOME, ROW, TERMINATED, TRUNCATED
 from markets.errors import ConfigError, RegimeGymError, UnknownNameError
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
@@ -129,7 +130,7 @@ def rollout_tags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **changes: Any
 
     def watch(self: Any) -> bool:
         simulation = self.training_env.simulation
-        ended = np.isin(simulation.accounts[0, :, 4], (1.0, 2.0))  # outcome
+        ended = np.isin(simulation.accounts[0, :, OUTCOME], (TERMINATED, TRUNCATED))
         seen.append(np.where(ended[:, None], simulation.accounts[1], simulation.accounts[0]))
         return honest(self)
 
@@ -165,7 +166,7 @@ def test_regime_shares_are_those_of_all_bars_of_the_rollout(tmp_path: Path, monk
     tags, rows = rollout_tags(monkeypatch, tmp_path)
     bars = load_bars(BARS)
     assert bars.labels is not None
-    labels = bars.labels[rows[:, :, 0].astype(int)]
+    labels = bars.labels[rows[:, :, ROW].astype(int)]
     for code, name in enumerate(bars.label_names):
         assert tags[f"regime/share_{name}"] == [pytest.approx(float(np.mean(labels == code)), abs=1e-6)], name
 
@@ -235,6 +236,7 @@ CURVES: list[tuple[list[float], int | None]] = [
 def test_the_weights_with_the_best_score_are_kept_and_never_those_without_one(
     scores: list[float], best: int | None
 ) -> None:
+    """C14."""
     check_best_is_kept(ValidationChoice, scores, best)
 
 
@@ -242,6 +244,7 @@ def test_the_weights_with_the_best_score_are_kept_and_never_those_without_one(
     ("kind", "scores", "best"), [(KeepsTheLast, [1.0, 3.0, 2.0], 1), (ComparesWithNan, [1.0, NAN, 0.5], 0)]
 )
 def test_a_choice_with_a_planted_fault_is_caught(kind: type[ValidationChoice], scores: list[float], best: int) -> None:
+    """Twin of C14. Among them ``not score <= best``, for which NaN is better than anything."""
     with pytest.raises(AssertionError):
         check_best_is_kept(kind, scores, best)
 
@@ -268,6 +271,7 @@ def test_the_saved_agent_has_the_weights_that_scored_best(tmp_path: Path, monkey
 def test_a_score_that_is_not_a_number_does_not_lose_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """C14."""
     scores = iter([0.5, NAN, 0.2, NAN, NAN])
     monkeypatch.setattr(metrics, "sharpe", lambda *_: next(scores))
     train(config(tmp_path))
