@@ -180,7 +180,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("weekend", "1 on Saturday and Sunday (UTC), else 0", "flag", 1, lambda h: h.weekend(), 0, 1, False),
 )  # fmt: skip
 NAMES = tuple(feature.name for feature in FEATURES)
-SERVED_AT_ONCE = 65_536  # rows scaled at once
+BLOCK = 16_384  # rows worked on at once: what they need stays in the processor's cache
 
 
 def warm_up(interval: np.timedelta64) -> int:
@@ -189,13 +189,32 @@ def warm_up(interval: np.timedelta64) -> int:
 
 
 def raw(bars: Bars) -> Floats:
-    """Compute every feature in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty."""
-    history = _History(bars)
+    """Compute every feature in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty.
+
+    Block by block, since the look-back is finite: what is worked on stays small, and a row has the same bits as in one
+    pass or in a stream.
+    """
     out = np.empty((len(bars), len(FEATURES)))
-    with np.errstate(invalid="ignore", divide="ignore"):  # hostile values behind the checks must not warn, nor spread
-        for column, feature in enumerate(FEATURES):
-            out[:, column] = feature.compute(history)
+    for first in range(0, len(bars), BLOCK):
+        start = max(first - WARM_UP, 0)
+        history = _History(_part(bars, start, min(first + BLOCK, len(bars))))
+        rows = out[first : first + BLOCK]
+        with np.errstate(invalid="ignore", divide="ignore"):  # hostile values behind the checks must not warn
+            for column, feature in enumerate(FEATURES):
+                rows[:, column] = feature.compute(history)[first - start :]
     return out
+
+
+def _part(bars: Bars, start: int, stop: int) -> Bars:
+    """Rows ``start .. stop-1`` with the funding events that their features average, some older than the rows."""
+    early = max(int(np.searchsorted(bars.funding_time, bars.time[start])) - EVENTS, 0)
+    late = int(np.searchsorted(bars.funding_time, bars.close_time[stop - 1]))
+    return Bars.unchecked(
+        time=bars.time[start:stop], interval=bars.interval, symbols=bars.symbols,
+        funding_time=bars.funding_time[early:late], funding_rate=bars.funding_rate[early:late],
+        market=bars.market, source=bars.source,
+        **{name: column[start:stop] for name, column in bars.columns.items()},
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,8 +253,8 @@ class FeatureScaler:
         """Scale and clip ``(T, F)`` values to float32 within the bounds of ``FEATURES``."""
         low, high = bounds()
         out = np.empty(values.shape, np.float32)
-        for first in range(0, len(values), SERVED_AT_ONCE):  # a long history is never held twice in float64
-            rows = slice(first, first + SERVED_AT_ONCE)
+        for first in range(0, len(values), BLOCK):  # a long history is never held twice in float64
+            rows = slice(first, first + BLOCK)
             out[rows] = np.clip((values[rows] - self.mean) / self.deviation, low, high)
         return out
 

@@ -7,11 +7,13 @@ import json
 import sys
 from typing import Any
 
+from scripts.arguments import whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--env", default="PerpFutures-v0", metavar="ID")
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds, of which the median is taken")
+    parser.add_argument("--rounds", type=whole, default=7, help="interleaved rounds, of which the median is taken")
     parser.add_argument("--no-training", action="store_true", help="leave PPO end to end out")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
@@ -25,17 +27,17 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:
         show(result)
-    return int(any(row["holds"] is False for row in result["rows"]))
+    return int(any(part["holds"] is False for part in (*result["rows"], *result["facts"])))
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the rows as a table."""
+    """Print the rows as a table, and a line a fact."""
     from rich.console import Console
     from rich.table import Table
 
     view = Table("comparison", "actions", "ns/step", "steps/s", "reference ns", "ratio", "bound", "goal")
     for row in result["rows"]:
-        bound = "-" if row["bound"] is None else f"{row['bound']:g} {'met' if row['holds'] else 'MISSED'}"
+        bound = "-" if row["bound"] is None else f"{row['bound']:g} {_word(row['holds'])}"
         goal = "-" if row["goal"] is None else f"{row['goal']:g}"
         view.add_row(
             row["name"], row["stream"], f"{row['nanoseconds']:,.0f}", f"{row['steps_per_second']:,.0f}",
@@ -43,5 +45,12 @@ def show(result: dict[str, Any]) -> None:
         )  # fmt: skip
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 180)
     console.print(view)
-    for part in ("scaling", "construction"):
-        console.print(part + ": " + ", ".join(f"{name} {value:,.3g}" for name, value in result[part].items()))
+    for name, reason in result["no_row_for"].items():
+        console.print(f"no row for {name}: {reason}", highlight=False)
+    for fact in result["facts"]:
+        bound = "" if fact["bound"] is None else f", at most {fact['bound']:g} {_word(fact['holds'])}"
+        console.print(f"{fact['name']}: {fact['value']:,.3g}{bound}", highlight=False)
+
+
+def _word(holds: bool) -> str:
+    return "met" if holds else "MISSED"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from markets.cut_file import find_cut
 from markets.doctor import Finding, diagnose, treat
 from markets.errors import ConfigError, require
 from markets.frames import STAMPS
@@ -47,10 +48,11 @@ def run(options: argparse.Namespace) -> int:
     frame = read_table(place).rename(columns=renames)
     funding = None if options.funding is None else read_table(find(options.funding)).rename(columns=renames)
     how = {"interval": options.interval, "now": options.now, "stamp": options.stamp, "funding": funding}
-    findings = diagnose(frame, **how)
+    cut = find_cut(place, len(frame))
+    findings = sorted([*diagnose(frame, **how), *cut], key=lambda finding: finding.severity)
     report: dict[str, Any] = {"file": str(place), "rows": len(frame), "findings": findings, "remaining": findings}
     if options.fix is not None:
-        fixed, done, left = treat(frame, **how)
+        fixed, done, left = treat(frame, **how, outside=cut)
         _write(fixed, options.fix)
         report |= {"repairs": done, "remaining": left, "written": str(options.fix), "rows_written": len(fixed)}
     _show(report, options.json)

@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="Python files that define table(bars), make_env(bars), normalise(array), make_policy(bars) or a policy",
+        help="Python files that define table(bars), make_env(bars), make_vector_env(bars), normalise(array), "
+        "make_policy(bars) or a policy",
     )
     parser.add_argument("--bars", metavar="SPEC", help="the market (default: 3,000 synthetic hours)")
     add_env_arguments(parser)
@@ -42,6 +43,9 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--env-arg goes with --env; a module builds its own environment")
     if options.env:
         results = [lookahead.check_id(options.env, bars, arguments, **settings)]
+        settings.pop("first_row")  # lanes begin where their infos say
+        lanes = lookahead.check_id_lanes(options.env, bars, arguments, **settings)
+        results += [] if lanes is None else [lanes]
     else:
         results = [leaks for path in options.module for leaks in lookahead.check_module(path, bars, **settings)]
     if options.json:

@@ -1,4 +1,4 @@
-"""Twenty things a lookahead detector is asked about: ten that see the future, and a clean twin of each.
+"""What a lookahead detector is asked about: things that see the future, and clean twins of them.
 
 Every fixture says which columns leak, on which row that can first be seen, and (where it is exact) by how many bars.
 """
@@ -9,17 +9,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AutoresetMode
+from lookahead_toys import (
+    FIRST,
+    LENGTH,
+    DictEnv,
+    Floats,
+    InfoOfOneLanePeeks,
+    Lanes,
+    LastObservationPeeks,
+    NextReturn,
+    OneLanePeeks,
+    RunningNormaliser,
+    Tells,
+    ToyEnv,
+    next_close,
+    past_only,
+    returns,
+    whole_series,
+)
 
 from markets.bars import Bars
-
-Floats = np.ndarray[Any, Any]
 
 DAY = 24  # bars
 TRAINED = 150  # rows that the clean scaler is fitted on
 LATE = 257  # row on which the whispered leak begins
-FIRST = 20  # bar of the first observation of the toy environments
 
 
 @dataclass(frozen=True)
@@ -27,15 +42,12 @@ class Fixture:
     """What to test and what must be found: ``leaks`` maps a column to (first offending step, bars ahead or None)."""
 
     name: str
-    kind: str  # table, normaliser, env or policy
+    kind: str  # table, normaliser, env, vector or policy
     subject: Callable[..., Any]
     leaks: dict[str, tuple[int, int | None]] = field(default_factory=dict)
     names: tuple[str, ...] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-
-
-def returns(bars: Bars) -> Floats:
-    return np.diff(np.log(bars.close[:, 0]), prepend=np.log(bars.close[0, 0]))
+    lane: int | None = None  # in which alone it leaks
 
 
 def shifted(values: Floats, by: int) -> Floats:
@@ -46,99 +58,6 @@ def shifted(values: Floats, by: int) -> Floats:
     elif by < 0:
         result[:by] = values[-by:]
     return result
-
-
-# ---- environments -----------------------------------------------------------------------------------------------
-
-
-class ToyEnv(gym.Env[Any, Any]):
-    """Target position -1..1 in one asset; an honest order fills at the open of the next bar."""
-
-    observation_names = ("return_1", "position")
-
-    def __init__(self, bars: Bars, fill: str = "next open", reward: str = "own bar") -> None:
-        self.bars, self.fill, self.pays = bars, fill, reward
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float64)
-
-    def _see(self) -> tuple[Floats, dict[str, Any]]:
-        closes = self.bars.close[:, 0]
-        values = np.array([np.log(closes[self.row] / closes[self.row - 1]), self.position])
-        return values, {"time": self.bars.close_time[self.row]}
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
-        self.row, self.position = FIRST, 0.0
-        return self._see()
-
-    def step(self, action: Any) -> Any:
-        target, before = float(action[0]), self.position
-        self.row += 1
-        opened, closes = self.bars.open[self.row, 0], self.bars.close[:, 0]
-        previous, close = closes[self.row - 1], closes[self.row]
-        if self.fill == "observed close":
-            reward = target * (close / previous - 1.0)
-        else:
-            reward = before * (opened / previous - 1.0) + target * (close / opened - 1.0)
-        if self.pays == "next bar":
-            reward = target * (closes[min(self.row + 1, len(closes) - 1)] / close - 1.0)
-        self.position = target
-        reward -= 0.0005 * abs(target - before)
-        seen, info = self._see()
-        return seen, reward, False, self.row >= len(closes) - 1, info
-
-
-class DictEnv(gym.Env[Any, Any]):
-    """Discrete orders that fill at the next close, a dictionary as observation, no word about its bar."""
-
-    def __init__(self, bars: Bars) -> None:
-        self.closes = bars.close[:, 0]
-        self.observation_space = gym.spaces.Dict(
-            {"price": gym.spaces.Box(0.0, np.inf, (2,), np.float64), "position": gym.spaces.Discrete(3)}
-        )
-        self.action_space = gym.spaces.Discrete(3)
-
-    def _see(self) -> dict[str, Any]:
-        return {"price": self.closes[self.row - 1 : self.row + 1].copy(), "position": self.position}
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
-        self.row, self.position = FIRST, 1
-        return self._see(), {}
-
-    def step(self, action: Any) -> Any:
-        self.row += 1
-        reward = (self.position - 1) * (self.closes[self.row] / self.closes[self.row - 1] - 1.0)
-        reward -= 0.001 * abs(int(action) - self.position) * self.closes[self.row] / self.closes[self.row - 1]
-        self.position = int(action)
-        return self._see(), reward, False, self.row >= len(self.closes) - 1, {}
-
-
-class NextReturn(gym.ObservationWrapper[Any, Any, Any]):
-    """Appends the return of the bar to come: the classic off-by-one of a hand-written wrapper."""
-
-    def __init__(self, env: ToyEnv) -> None:
-        super().__init__(env)
-        self.inner = env
-        self.observation_names = (*env.observation_names, "momentum")
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
-
-    def observation(self, observation: Any) -> Any:
-        later = returns(self.inner.bars)[min(self.inner.row + 1, len(self.inner.bars) - 1)]
-        return np.append(observation, later)
-
-
-class RunningNormaliser(gym.ObservationWrapper[Any, Any, Any]):
-    """Mean and deviation of what was observed so far."""
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
-        self.seen: list[Floats] = []
-
-    def observation(self, observation: Any) -> Any:
-        self.seen.append(observation)
-        past = np.array(self.seen)
-        return (observation - past.mean(axis=0)) / (past.std(axis=0) + 1e-8)
 
 
 # ---- features ---------------------------------------------------------------------------------------------------
@@ -204,6 +123,21 @@ def finished_day(bars: Bars) -> Floats:
     return np.column_stack([returns(bars), np.where(ends >= 0, bars.close[np.maximum(ends, 0), 0], np.nan)])
 
 
+def switched_by_holes(bars: Bars) -> Floats:
+    """Another formula for the whole series where a value is missing anywhere in it: whether there will be a hole."""
+    change = returns(bars)
+    whole = bool(np.isfinite(bars.close).all())
+    return np.column_stack([change, change if whole else np.sign(change)])
+
+
+def holes_from_the_past(bars: Bars) -> Any:
+    """Missing prices are the last ones known, row by row."""
+    import pandas as pd
+
+    close = pd.Series(bars.close[:, 0]).ffill()
+    return pd.DataFrame({"change": close.pct_change(), "mean": close.expanding().mean()})
+
+
 # ---- normalisers, encoders, policies ----------------------------------------------------------------------------
 
 
@@ -254,7 +188,8 @@ def first_hours(bars: Bars) -> Floats:
     return returns(bars)[:, None]
 
 
-ENV = {"steps": 300}
+ENV = {"steps": 100}
+LANE = {"steps": 45}
 POLICY = {"observe": first_hours}
 
 LEAKY = (
@@ -281,6 +216,28 @@ LEAKY = (
         {"conv": (0, 4), "smooth": (0, None)}, ("conv", "smooth", "return_1"),
     ),
     Fixture("policy: peeks", "policy", lambda b: Momentum(b, 1), {"action": (0, 1)}, settings=POLICY),
+    Fixture(
+        "table: another formula where data is missing", "table", switched_by_holes, {"switched": (1, None)},
+        ("return_1", "switched"),
+    ),
+    Fixture(
+        "info: next close", "env", lambda b: Tells(ToyEnv(b), next_close), {"info[hint.target]": (0, 1)}, settings=ENV
+    ),
+    Fixture(
+        "info: all prices", "env", lambda b: Tells(ToyEnv(b), whole_series), {"info[prices][:]": (0, None)},
+        settings=ENV,
+    ),
+    Fixture("vector: one lane peeks", "vector", OneLanePeeks, {"return_1": (0, 1)}, settings=LANE, lane=2),
+    Fixture(
+        "vector: last observation peeks", "vector", LastObservationPeeks, {"return_1": (LENGTH, 1)}, settings=LANE
+    ),
+    Fixture(
+        "vector: info of one lane peeks", "vector", InfoOfOneLanePeeks, {"info[hint]": (0, 1)}, settings=LANE, lane=1
+    ),
+    Fixture(
+        "vector: fills at the observed close", "vector", lambda b: Lanes(b, fill="observed close"), {"fill": (1, 1)},
+        settings=LANE,
+    ),
 )  # fmt: skip
 
 CLEAN = (
@@ -294,4 +251,8 @@ CLEAN = (
     Fixture("normaliser: training range", "normaliser", trained_score, settings={"train_rows": TRAINED}),
     Fixture("encoder: valid convolution", "table", valid_conv),
     Fixture("policy: follows the past", "policy", lambda b: Momentum(b, 0), settings=POLICY),
+    Fixture("table: holes are filled from the past", "table", holes_from_the_past),
+    Fixture("info: own label, past prices, a clock", "env", lambda b: Tells(ToyEnv(b), past_only), settings=ENV),
+    Fixture("vector: episodes one after the other", "vector", Lanes, settings=LANE),
+    Fixture("vector: next-step autoreset", "vector", lambda b: Lanes(b, AutoresetMode.NEXT_STEP), settings=LANE),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from markets import doctor, synthetic
+from markets import cut_file, doctor, synthetic
 from markets.bars import MARKS, PRICES, Bars
 from markets.doctor import Finding, diagnose, repair, treat
 from markets.errors import ConfigError, DataError, RegimeGymError
@@ -398,8 +399,7 @@ def as_table(bars: Bars) -> pd.DataFrame:
 def test_a_clean_synthetic_market_is_called_clean(seed: int, interval: str) -> None:
     bars = synthetic.crypto(seed=seed, interval=interval, bars=3000)
     funding = pd.DataFrame({"timestamp": bars.funding_time, "funding_rate": bars.funding_rate[:, 0]})
-    findings = diagnose(as_table(bars), now="2100-01-01", funding=funding)
-    assert [finding for finding in findings if finding.severity == "error"] == []
+    assert diagnose(as_table(bars), now="2100-01-01", funding=funding) == []
 
 
 KNOWN = {  # file: kinds of findings and their counts, as the notes on the files say
@@ -496,6 +496,53 @@ def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ending"):
         command(file, "--fix", tmp_path / "out.xlsx")
     assert (tmp_path / "other.csv").read_text() == "mine"
+
+
+def cut_text(decimals: int | None, keep: str) -> str:
+    """A CSV whose volumes have so many decimals (None: all that a float needs), cut to ``keep`` of its last number."""
+    table = candles()[["timestamp", *PRICES, "volume"]]
+    table["volume"] = table["volume"] * 1000 if decimals is None else (table["volume"] * 1000).round(decimals)
+    text = table.astype({"volume": int} if decimals == 0 else {}).to_csv(index=False).rstrip("\n")
+    head, _, last = text.rpartition(",")
+    whole, _, part = last.partition(".")
+    kept = {"two digits": whole[:2], "units": whole, "point": whole + ".", "tenths": f"{whole}.{part[:1]}"}
+    return f"{head},{kept[keep]}"
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+@pytest.mark.parametrize(
+    ("decimals", "keep"),
+    [(3, "units"), (3, "point"), (3, "tenths"), (None, "tenths"), (None, "units"), (0, "two digits")],
+)
+def test_a_file_cut_inside_its_last_number_is_found_and_only_that_row_is_dropped(
+    decimals: int | None, keep: str, ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / f"raw.{ending}", tmp_path / "out.csv"
+    content = cut_text(decimals, keep).encode()
+    file.write_bytes(gzip.compress(content) if ending == "csv.gz" else content)
+    assert len(load(f"csv:{file}")) == ROWS  # bars cannot tell
+    assert command(file, "--now", NOW) == 0
+    assert "cut_line (1): the file ends in the middle of a line, and its last number" in capsys.readouterr().out
+    assert command(file, "--now", NOW, "--fix", out) == 0
+    assert "dropped 1 rows that end in the middle of a number" in capsys.readouterr().out
+    assert len(pd.read_csv(out)) == ROWS - 1
+    assert command(out, "--now", NOW) == 0
+    assert "clean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("decimals", [0, 3, None])
+def test_a_whole_file_is_not_called_cut_with_or_without_its_last_line_break(
+    decimals: int | None, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "raw.csv"
+    table = candles()[["timestamp", *PRICES, "volume"]]
+    table["volume"] = table["volume"] * 1000 if decimals is None else (table["volume"] * 1000).round(decimals)
+    text = table.astype({"volume": int} if decimals == 0 else {}).to_csv(index=False).rstrip("\n")
+    file.write_bytes((text + end).encode())
+    assert cut_file.find_cut(file, ROWS) == []
+    monkeypatch.setattr(cut_file, "_shorter", lambda value, others: True)  # a mutant that suspects every such file
+    assert bool(cut_file.find_cut(file, ROWS)) == (end == "")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", b"a,b\n1,2\n"])

@@ -1,4 +1,4 @@
-"""The lookahead detector makes no error on ten leaky and ten clean fixtures, and its shortcuts make some."""
+"""The lookahead detector makes no error on leaky and clean fixtures of every kind, and its shortcuts make some."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import argparse
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
-from lookahead_fixtures import CLEAN, LEAKY, Fixture, Floats, ToyEnv, returns
+from lookahead_fixtures import CLEAN, LEAKY, Fixture
+from lookahead_toys import Floats, ToyEnv, returns
 
-from agents import lookahead
+from agents import infos, leaks, lookahead, lookahead_envs, lookahead_tables, lookahead_vectors
+from agents.learnability import UNSAFE, RevealNextReturnVector, next_returns
 from agents.lookahead import Leaks
 from envs import perp_futures, perp_kernel
 from markets import features, sources
@@ -43,7 +47,9 @@ def examine(fixture: Fixture, trials: int = 20) -> Leaks:
         return lookahead.check_normaliser(fixture.subject, numbers(), names=fixture.names, **settings)
     if fixture.kind == "table":
         return lookahead.check_table(fixture.subject, market(), names=fixture.names, **settings)
-    check = {"env": lookahead.check_env, "policy": lookahead.check_policy}[fixture.kind]
+    check: Callable[..., Leaks] = {
+        "env": lookahead.check_env, "policy": lookahead.check_policy, "vector": lookahead.check_vector_env,
+    }[fixture.kind]  # fmt: skip
     return check(fixture.subject, market(), **settings)
 
 
@@ -57,14 +63,19 @@ def errors(fixture: Fixture, trials: int = 20) -> list[str]:
             wrong.append(f"{fixture.name}: {name} from step {found[name].step}")
         if name in found and ahead is not None and found[name].bars_ahead != ahead:
             wrong.append(f"{fixture.name}: {name} {found[name].bars_ahead} bars ahead")
+        if name in found and fixture.lane is not None and found[name].lane != fixture.lane:
+            wrong.append(f"{fixture.name}: {name} in lane {found[name].lane}")
     return wrong
 
 
-def test_there_are_ten_of_each() -> None:
-    assert len(LEAKY) == len(CLEAN) == 10
+def test_there_are_more_than_ten_of_each_and_every_kind_is_among_both() -> None:
+    assert len(LEAKY) > 10 < len(CLEAN)
     assert all(fixture.leaks for fixture in LEAKY)
     assert not any(fixture.leaks for fixture in CLEAN)
-    assert len({fixture.name for fixture in ALL}) == 20
+    assert len({fixture.name for fixture in ALL}) == len(ALL)
+    kinds = {"env", "wrapper", "table", "normaliser", "encoder", "policy", "info", "vector"}
+    for group in (LEAKY, CLEAN):
+        assert {fixture.name.split(":")[0] for fixture in group} == kinds
 
 
 @pytest.mark.parametrize("fixture", ALL, ids=lambda fixture: fixture.name)
@@ -75,7 +86,7 @@ def test_no_error_on_the_fixtures_with_column_first_step_and_reach(fixture: Fixt
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_another_seed_makes_no_error_on_the_tables_either(seed: int) -> None:
     for fixture in ALL:
-        if fixture.kind != "env":
+        if fixture.kind not in ("env", "vector"):
             settings = {**fixture.settings, "seed": seed}
             assert errors(Fixture(**{**vars(fixture), "settings": settings})) == []
 
@@ -83,27 +94,80 @@ def test_another_seed_makes_no_error_on_the_tables_either(seed: int) -> None:
 # ---- mutants of the detector ------------------------------------------------------------------------------------
 
 
-def wrong_fixtures() -> set[str]:
-    return {error.split(": ")[1] for fixture in LEAKY for error in errors(fixture, 5)}
+def wrong_fixtures(*, lanes: bool = False) -> set[str]:
+    """Leaky fixtures that the detector gets wrong; vector environments, which take longest, only where asked for."""
+    asked = [fixture for fixture in LEAKY if lanes or fixture.kind != "vector"]
+    return {error.split(": ")[1] for fixture in asked for error in errors(fixture, 3)}
 
 
 def test_mutant_a_comparison_with_tolerance_misses_the_whisper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookahead, "differs", lambda one, two: ~np.isclose(one, two, 1e-9, 1e-9, equal_nan=True))
+    monkeypatch.setattr(leaks, "differs", lambda one, two: ~np.isclose(one, two, 1e-9, 1e-9, equal_nan=True))
     assert wrong_fixtures() == {"shift(-1), whispered"}
 
 
 def test_mutant_a_comparison_that_skips_the_last_row_misses_what_sees_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = lookahead.known
-    monkeypatch.setattr(lookahead, "known", lambda rows, k: max(original(rows, k) - 1, 0))
+    original = leaks.known
+    monkeypatch.setattr(leaks, "known", lambda rows, k: max(original(rows, k) - 1, 0))
     assert {"reward of the next bar", "appends the next return", "shift(-1), whispered", "peeks"} <= wrong_fixtures()
 
 
 def test_mutant_without_the_jump_of_prices_an_early_fill_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookahead, "_early_fill", lambda *_: None)
+    monkeypatch.setattr(lookahead_envs, "_early_fill", lambda *_: None)
     assert wrong_fixtures() == {"fills at the observed close"}
 
 
+def test_mutant_without_missing_values_a_formula_that_depends_on_holes_is_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = lookahead_tables.search
+    monkeypatch.setattr(lookahead_tables, "search", lambda *a, missing, **more: original(*a, **more))
+    assert wrong_fixtures() == {"another formula where data is missing"}
+
+
+def test_mutant_that_reads_no_infos_misses_what_they_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infos, "numbers", lambda info, prefix="": {})
+    monkeypatch.setattr(lookahead_vectors, "batch", lambda infos, lanes: {})
+    assert wrong_fixtures(lanes=True) == {"next close", "all prices", "info of one lane peeks"}
+
+
+def test_mutant_that_compares_the_first_lane_only_misses_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = lookahead_vectors._order
+    monkeypatch.setattr(lookahead_vectors, "_order", lambda rows: original(rows)[original(rows) % rows.shape[1] == 0])
+    assert {"one lane peeks", "info of one lane peeks"} <= wrong_fixtures(lanes=True)
+
+
+def test_mutant_that_looks_nowhere_near_the_ends_of_episodes_misses_the_last_observation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (fixture,) = [fixture for fixture in LEAKY if "last observation" in fixture.name]
+
+    def missed() -> int:
+        changed = [{**fixture.settings, "seed": seed} for seed in range(4)]
+        return sum(bool(errors(replace(fixture, settings=settings), 1)) for settings in changed)
+
+    assert missed() == 0
+    monkeypatch.setattr(lookahead_vectors, "_turns", lambda base: [])
+    assert missed() > 0
+
+
+def test_an_entry_of_info_that_no_two_replays_share_is_named_and_not_compared() -> None:
+    clock = next(fixture for fixture in CLEAN if "clock" in fixture.name)
+    leaks = examine(clock, 3)
+    assert leaks.unsteady == ("info[seconds]",)
+    assert "info[seconds]" in str(leaks)
+
+
 # ---- the suite's own environments and tables --------------------------------------------------------------------
+
+
+def lookahead_infos() -> dict[str, float]:
+    """The numeric entries of the environment's info."""
+    return infos.numbers(gym.make("PerpFutures-v0").reset(seed=0)[1])
+
+
+@cache
+def half_year() -> Bars:
+    return sources.load(lookahead.DEFAULT_BARS).between(0, 1400)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -112,7 +176,51 @@ def test_the_perpetual_environment_is_clean(seed: int) -> None:
     assert list(leaks) == []
     assert leaks.trials >= 80
     assert leaks.skipped == 0
-    assert leaks.columns == len(features.NAMES) + len(perp_kernel.ACCOUNT_NAMES) + 2
+    observed = len(features.NAMES) + len(perp_kernel.ACCOUNT_NAMES)
+    assert leaks.columns == observed + 2 + len(lookahead_infos())
+
+
+def test_the_native_lanes_are_clean_from_one_episode_to_the_next() -> None:
+    leaks = lookahead.check_id_lanes("PerpFutures-v0", half_year(), trials=8)
+    assert leaks is not None
+    assert list(leaks) == []
+    assert leaks.skipped < 5
+    assert leaks.columns == len(features.NAMES) + len(perp_kernel.ACCOUNT_NAMES) + 2 + len(lookahead_infos())
+
+
+def test_lanes_are_those_of_our_ids_however_they_are_written() -> None:
+    assert lookahead.check_id_lanes("CartPole-v1", half_year()) is None
+    leaks = lookahead.check_id_lanes("regimegym:PerpFutures-v0", half_year(), trials=1, steps=5)
+    assert leaks is not None
+    assert list(leaks) == []
+
+
+class OnlyAtTheEnd(gym.vector.VectorWrapper):
+    """Shows the unsafe column as it is, and the next return only in ``final_obs``."""
+
+    observation_names = property(lambda self: self.env.observation_names)
+
+    def step(self, actions: Any) -> Any:
+        *rest, told = self.env.step(actions)
+        simulation = self.env.unwrapped.simulation
+        for lane in np.flatnonzero(told.get("_final_obs", [])):
+            told["final_obs"][lane][0] = next_returns(simulation.game)[simulation.final_rows[lane]]
+        return *rest, told
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "column", "first"),
+    [(RevealNextReturnVector, UNSAFE, range(1)), (OnlyAtTheEnd, "return_1", range(1, 41))],
+)
+def test_a_wrapper_of_native_lanes_that_reveals_the_next_return_is_found(
+    wrapper: Any, column: str, first: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_vec = gym.make_vec
+    monkeypatch.setattr(gym, "make_vec", lambda *words, **more: wrapper(make_vec(*words, **more)))
+    leaks = lookahead.check_id_lanes("PerpFutures-v0", half_year(), {"leverage": 1}, trials=1, steps=60)
+    assert leaks is not None
+    assert [(leak.column, leak.bars_ahead) for leak in leaks] == [(column, 1)]
+    assert leaks[0].step in first  # a cut ends an episode early, and its last observation is one as well
 
 
 @pytest.mark.usefixtures("fresh_games")
@@ -288,11 +396,23 @@ def test_a_module_with_wrappers_goes_through_make_env(
     for name, leaky in (("NextReturn", 1), ("RunningNormaliser", 0)):
         file = tmp_path / f"{name}.py"
         file.write_text(
-            f"from lookahead_fixtures import ToyEnv, {name}\ndef make_env(bars):\n    return {name}(ToyEnv(bars))\n"
+            f"from lookahead_toys import ToyEnv, {name}\ndef make_env(bars):\n    return {name}(ToyEnv(bars))\n"
         )
         status, text = command("--module", str(file), "--trials", "3")
         assert status == leaky
         assert ("'momentum'" in text) == bool(leaky)
+
+
+def test_a_module_with_lanes_goes_through_make_vector_env_and_names_the_lane(
+    command: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    file = tmp_path / "lanes.py"
+    file.write_text("from lookahead_toys import OneLanePeeks as make_vector_env\n")
+    status, text = command("--module", str(file), "--trials", "1")
+    assert status == 1
+    assert "lanes.py:make_vector_env: 'return_1', step 0 (bar " in text
+    assert ", lane 2), looks 1 bar ahead" in text
 
 
 @pytest.mark.parametrize(
@@ -324,3 +444,4 @@ def test_the_command_tests_an_environment(command: Callable[..., tuple[int, str]
     status, text = command("--env", "PerpFutures-v0", "--env-arg", "leverage=2", "--trials", "3")
     assert status == 0
     assert text.startswith("PerpFutures-v0: nothing found in ")
+    assert "PerpFutures-v0, 4 lanes: nothing found in " in text

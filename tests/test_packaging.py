@@ -91,7 +91,11 @@ def test_the_installed_distribution_is_this_version() -> None:
 def test_every_import_is_declared_in_the_core_or_in_an_extra() -> None:
     names = {name for path in sources() for name in imported(path.read_text(encoding="utf-8"))}
     assert {"numpy", "gymnasium", "torch"} <= names, "imports are not found: the test is empty"
-    rivals = {"gym_anytrading", "gym_trading_env"}  # the benchmark compares with them where a user has them
+    rivals = {
+        "gym_anytrading",
+        "gym_trading_env",
+        "torchtrade",
+    }  # the benchmark compares with them where a user has them
     assert undeclared(names) - rivals == set()
 
 
