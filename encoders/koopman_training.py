@@ -1,0 +1,307 @@
+"""Training of the Koopman encoders: one schedule, validation that looks at latents, and a loud alarm for collapse.
+
+The loss alone cannot be trusted: it is smallest where every latent is the same. After each epoch the latents' deviation
+is compared with the untrained net's, and a ridge regression of the volatility to come, fitted on training latents, is
+scored on validation ones, beside the same regression on the volatility of the last 16 and 64 bars.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encoders.diagnostics import effective_rank, latent_std
+from encoders.koopman_checkpoint import save_checkpoint
+from encoders.koopman_config import KoopmanConfig
+from encoders.koopman_data import CryptoPriceDataset
+from encoders.koopman_jepa import CryptoKoopmanJEPA
+from encoders.layers import Autoencoder
+from encoders.losses import jepa_split, linear_conditional_mean, resolve_weights
+from markets.errors import ConfigError, DataError, RegimeGymError
+
+Progress = Callable[[int, int, Mapping[str, float]], None]  # epoch, of how many, its figures
+
+SHRUNK = 1e-3  # of the untrained deviation: below it the latents are one point
+PAST_BARS = (16, 64)
+RIDGE = 1e-2
+
+
+class CollapseError(RegimeGymError):
+    """The latents say nothing: they shrank to a point, or know less of volatility than two running volatilities."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingReport:
+    """What a training did.
+
+    Attributes:
+        history: figures of each epoch. best_epoch: the one whose weights the model has now.
+        cpu_seconds: of this process. volatility_r2, ridge_r2: of the future log volatility on validation rows, from
+            latents and from two past volatilities; NaN without a validation set.
+    """
+
+    history: tuple[Mapping[str, float], ...]
+    best_epoch: int
+    cpu_seconds: float
+    volatility_r2: float
+    ridge_r2: float
+
+
+class JEPATrainer:
+    """Trains a model on windows, validates each epoch, keeps the best epoch, fits the regime centres at the end.
+
+    Args:
+        val_dataset: later bars, scaled by the training set (``channels=train.channels``); its first context must begin
+            after the last training target ends. Without one nothing stops early and only the deviation is watched.
+        directory: where the best epoch is written (:mod:`encoders.koopman_checkpoint`); nowhere where None.
+        device: of torch. amp: bfloat16 autocast (``torch.amp``); the losses stay float32, no scaler is needed.
+        seed: of batches and dropout; the global generators are left as they were.
+        require_volatility: whether knowing less of volatility than the ridge is a collapse.
+
+    Raises:
+        ConfigError: sets of other windows, channels or scales than the model's; an unknown device.
+    """
+
+    def __init__(
+        self,
+        model: CryptoKoopmanJEPA,
+        train_dataset: CryptoPriceDataset,
+        val_dataset: CryptoPriceDataset | None = None,
+        *,
+        directory: str | Path | None = None,
+        device: str = "cpu",
+        amp: bool = False,
+        seed: int = 0,
+        require_volatility: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        for name, data in (("train", train_dataset), ("validation", val_dataset)):
+            if data is not None and data.channels.names != model.config.channels:
+                raise ConfigError(f"{name} set reads {data.channels.names}, the model {model.config.channels}")
+            if data is not None and data.window != model.config.context_window:
+                raise ConfigError(f"{name} windows have {data.window} bars, the model reads {model.config.context_window}")
+        if val_dataset is not None and val_dataset.channels != train_dataset.channels:
+            raise ConfigError("the validation set has scales of its own: hand it channels=train_dataset.channels")
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:
+            raise ConfigError(f"device={device!r}: {error}") from error
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device={device!r}: no CUDA device is available; use 'cpu'")
+        self.model = model.to(self.device)
+        self.train_dataset, self.val_dataset = train_dataset, val_dataset
+        self.directory, self.amp, self.seed = directory, amp, seed
+        self.require_volatility, self.progress = require_volatility, progress
+
+    def fit(
+        self, num_epochs: int | None = None, loss_weights: Mapping[str, float] | None = None
+    ) -> TrainingReport:
+        """Train for at most ``num_epochs`` (the configuration's where None).
+
+        Args:
+            loss_weights: ``alpha_jepa``, ``alpha_regime``, ``alpha_direction``, ``alpha_volatility``,
+                ``alpha_spectral``; those not named keep the configuration's.
+
+        Raises:
+            CollapseError: latents shrank below 1e-3 of their untrained deviation, or the best epoch's know less of the
+                volatility to come than a ridge on the last 16 and 64 bars. Nothing is written then.
+            ConfigError: a loss that is not finite.
+        """
+        config, model = self.model.config, self.model
+        weights = resolve_weights({**config.weights, **(loss_weights or {})})
+        epochs = config.epochs if num_epochs is None else num_epochs
+        if epochs < 1:
+            raise ConfigError(f"num_epochs={num_epochs!r} must be at least 1")
+        model.channels = self.train_dataset.channels
+        begun = time.process_time()
+        start = latent_std(model.encode(self.train_dataset.contexts(self.train_dataset.even_pairs())).cpu())
+        ridge = math.nan if self.val_dataset is None else past_volatility_r2(self.train_dataset, self.val_dataset)
+        history: list[Mapping[str, float]] = []
+        best, kept = -1, copy.deepcopy(model.state_dict())
+        with seeded(self.seed, self.device):
+            for epoch, losses in enumerate(_epochs(self, epochs, weights)):
+                figures = {**losses, **self.validate(), "ridge_r2": ridge}
+                history.append(figures)
+                if self.progress is not None:
+                    self.progress(epoch + 1, epochs, figures)
+                _check_deviation(figures["latent_std"], start, epoch)
+                if best < 0 or self.val_dataset is None or figures["volatility_r2"] > history[best]["volatility_r2"]:
+                    best, kept = epoch, copy.deepcopy(model.state_dict())
+                if config.patience is not None and self.val_dataset is not None and epoch - best >= config.patience:
+                    break
+        model.load_state_dict(kept)
+        model.eval()
+        report = TrainingReport(
+            tuple(history), best, time.process_time() - begun, history[best]["volatility_r2"], ridge
+        )
+        if self.require_volatility and report.volatility_r2 < ridge:
+            raise CollapseError(
+                f"the latents explain {report.volatility_r2:.3f} of the variance of the volatility to come, a ridge on "
+                f"the volatility of the last 16 and 64 bars {ridge:.3f}: the encoder learnt less than two numbers know"
+            )
+        self._fit_regimes()
+        if self.directory is not None:
+            facts = {"best_epoch": best, "volatility_r2": report.volatility_r2, "ridge_r2": ridge, "seed": self.seed}
+            known = {name: value for name, value in facts.items() if math.isfinite(value)}
+            save_checkpoint(self.directory, model, known)
+        return report
+
+    def validate(self) -> dict[str, float]:
+        """Return the latents' figures: deviation, rank, the loss and its split, R2 of the volatility to come."""
+        train, judged = self.train_dataset, self.val_dataset or self.train_dataset
+        pairs = judged.even_pairs()
+        z = self.model.encode(judged.contexts(pairs))
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            target = torch.cat([self.model.target_encoder(x.to(self.device)) for x in judged.targets(pairs).split(1024)])
+            ahead = self.model.predictor(z)
+        self.model.train(was_training)
+        error, noise = math.nan, math.nan
+        if len(z) > z.shape[1] + 1:
+            error, noise = (float(v) for v in jepa_split(ahead, target, linear_conditional_mean(z, target)))
+        r2 = math.nan
+        if self.val_dataset is not None:
+            known = train.even_pairs()
+            known_z = self.model.encode(train.contexts(known)).cpu()
+            r2 = ridge_r2(known_z, train.future_volatility(known), z.cpu(), judged.future_volatility(pairs))
+        return {
+            "validation_jepa": float((ahead - target).square().sum(1).mean()),
+            "validation_prediction": error,
+            "validation_stochasticity": noise,
+            "latent_std": latent_std(z.cpu()),
+            "effective_rank": effective_rank(z.cpu()),
+            "volatility_r2": r2,
+        }
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the network runs."""
+        return torch.amp.autocast(self.device.type, dtype=torch.bfloat16) if self.amp else nullcontext()
+
+    def _fit_regimes(self) -> None:
+        data = self.train_dataset
+        pairs = data.even_pairs(20_000)
+        if len(pairs) >= self.model.config.regimes:
+            z = torch.cat([self.model.encode(data.contexts(part)).cpu() for part in pairs.split(1024)])
+            self.model.centroids.fit(z, data.past_volatility(pairs, PAST_BARS[-1]), self.seed)
+
+
+def fit_autoencoder(config: KoopmanConfig, dataset: CryptoPriceDataset, seed: int = 0) -> CryptoKoopmanJEPA:
+    """Train the matched control, same trunk, windows, batches and schedule, to give its window back.
+
+    Returns:
+        A model whose encoder is the control's; its predictor never trained.
+    """
+    model = CryptoKoopmanJEPA.from_config(config, seed)
+    with seeded(seed, torch.device("cpu")):
+        control = Autoencoder(model.encoder, config.latent_dim)
+        control.train()
+        batches = list(_batches(dataset, config, config.epochs, seed))
+        optimiser, schedule = _optimiser(control, config, len(batches))
+        for pairs in batches:
+            x = dataset.contexts(pairs)
+            _step(control, (control(x) - x).square().mean(), optimiser, schedule, config.clip)
+    model.channels = dataset.channels
+    model.eval()
+    return model
+
+
+def ridge_r2(known: Tensor, known_target: Tensor, rows: Tensor, target: Tensor) -> float:
+    """R2 on ``rows (N, k)`` of a ridge regression fitted on ``known (M, k)``, both in deviations of ``known``."""
+    mean, deviation = known.double().mean(0), known.double().std(0).clamp_min(1e-12)
+    a, b = (known.double() - mean) / deviation, (rows.double() - mean) / deviation
+    level = known_target.double().mean()
+    gram = a.T @ a / len(a) + RIDGE * torch.eye(a.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(gram, a.T @ (known_target.double() - level) / len(a))
+    error = (target.double() - level - b @ weights).square().mean()
+    return float(1.0 - error / target.double().var(correction=0).clamp_min(1e-30))
+
+
+def past_volatility_r2(train: CryptoPriceDataset, judged: CryptoPriceDataset) -> float:
+    """R2 of the volatility to come from the log volatility of the last 16 and 64 bars: what any encoder must beat."""
+    (known, known_target), (rows, target) = (
+        (torch.stack([data.past_volatility(pairs, bars) for bars in PAST_BARS], 1), data.future_volatility(pairs))
+        for data, pairs in ((train, train.even_pairs()), (judged, judged.even_pairs()))
+    )
+    return ridge_r2(known, known_target, rows, target)
+
+
+class seeded:  # noqa: N801  a context manager, used like a function
+    """Seed torch's generators inside, leave them as they were outside."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        devices = [device.index or 0] if device.type == "cuda" else []
+        self._seed, self._fork = seed, torch.random.fork_rng(devices=devices)
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+def _epochs(trainer: JEPATrainer, epochs: int, weights: Mapping[str, float]) -> Iterator[dict[str, float]]:
+    """Train an epoch at a time and give the means of its losses."""
+    model, config = trainer.model, trainer.model.config
+    batches = list(_batches(trainer.train_dataset, config, epochs, trainer.seed))
+    per_epoch = len(batches) // epochs
+    optimiser, schedule = _optimiser(model, config, len(batches))
+    for epoch in range(epochs):
+        model.train()
+        sums: dict[str, float] = {}
+        for pairs in batches[epoch * per_epoch : (epoch + 1) * per_epoch]:
+            batch = {name: value.to(trainer.device) for name, value in trainer.train_dataset.batch(pairs).items()}
+            with trainer.autocast():
+                terms = model.compute_koopman_crypto_loss(batch, weights)
+            _step(model, terms["total"], optimiser, schedule, config.clip)
+            model.update_target()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+        yield {name: value / per_epoch for name, value in sums.items()}
+
+
+def _batches(dataset: CryptoPriceDataset, config: KoopmanConfig, epochs: int, seed: int) -> Iterator[Tensor]:
+    """Give the pairs of each batch: every epoch a new order, cut after ``steps_per_epoch``; a last part is left out."""
+    if len(dataset) < 2:
+        raise DataError(f"{len(dataset)} pairs of windows are too few to train on")
+    generator = torch.Generator().manual_seed(seed)
+    size = min(config.batch_size, len(dataset))
+    steps = len(dataset) // size
+    steps = steps if config.steps_per_epoch is None else min(steps, config.steps_per_epoch)
+    for _ in range(epochs):
+        yield from torch.randperm(len(dataset), generator=generator)[: steps * size].split(size)
+
+
+def _optimiser(model: nn.Module, config: KoopmanConfig, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+    trained = [value for value in model.parameters() if value.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=steps + 1)
+
+
+def _step(model: nn.Module, loss: Tensor, optimiser: torch.optim.Optimizer, schedule: Any, clip: float) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise ConfigError(f"the loss is {float(loss)}: lower learning_rate or clip")
+    optimiser.zero_grad(set_to_none=True)
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip)
+    optimiser.step()
+    schedule.step()
+
+
+def _check_deviation(now: float, start: float, epoch: int) -> None:
+    if not now >= SHRUNK * start:
+        raise CollapseError(
+            f"epoch {epoch}: the latents' deviation is {now:.2e}, below {SHRUNK:g} of the untrained {start:.2e}: "
+            f"they shrank to a point. Is the target moving too fast (ema_decay)?"
+        )
