@@ -31,9 +31,7 @@ MANIFEST = "manifest.json"
 KIND, FORMAT = "koopman-jepa", 1
 
 
-def save_checkpoint(
-    directory: str | Path, model: CryptoKoopmanJEPA, facts: Mapping[str, Any] | None = None
-) -> Path:
+def save_checkpoint(directory: str | Path, model: CryptoKoopmanJEPA, facts: Mapping[str, Any] | None = None) -> Path:
     """Write the model's tensors, configuration and scales, with ``facts`` that JSON can hold; return the directory."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)

@@ -119,6 +119,11 @@ class KoopmanConfig:
             raise ArtefactError(f"settings of the encoder: {error}") from error
 
 
+def _whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
 SOURCE = KoopmanConfig(form="source")
 PAPER = replace(KoopmanConfig(batch_norm=False, dropout=0.0), **cast(dict[str, Any], JEPA_ONLY))
 KOOPMAN = replace(PAPER, context_window=256, prediction_horizon=64, pooling="mix")
@@ -137,8 +142,3 @@ def koopman_config(name: str, **changes: Any) -> KoopmanConfig:
         if field not in KoopmanConfig.__dataclass_fields__:
             raise unknown("setting of the encoder", field, KoopmanConfig.__dataclass_fields__)
     return replace(CONFIGS[name], **changes)
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")

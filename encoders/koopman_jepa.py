@@ -186,9 +186,7 @@ class CryptoKoopmanJEPA(nn.Module):
             DataError: too few prices, prices that are no prices, timestamps out of order.
             ConfigError: a model without scales (neither trained nor loaded).
         """
-        x = create_crypto_feature_tensor(
-            prices, timestamps, channels=self.scales(), window=self.config.context_window
-        )
+        x = create_crypto_feature_tensor(prices, timestamps, channels=self.scales(), window=self.config.context_window)
         z, odds = self.extract_regime_embeddings(x[None])
         return z[0].cpu().numpy(), odds[0].cpu().numpy()
 

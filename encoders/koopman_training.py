@@ -31,6 +31,7 @@ from markets.errors import ConfigError, DataError, RegimeGymError
 Progress = Callable[[int, int, Mapping[str, float]], None]  # epoch, of how many, its figures
 
 SHRUNK = 1e-3  # of the untrained deviation: below it the latents are one point
+REGIME_ROWS = 8192  # pairs that the regime centres are fitted on
 PAST_BARS = (16, 64)
 RIDGE = 1e-2
 
@@ -88,7 +89,7 @@ class JEPATrainer:
             if data is not None and data.channels.names != model.config.channels:
                 raise ConfigError(f"{name} set reads {data.channels.names}, the model {model.config.channels}")
             if data is not None and data.window != model.config.context_window:
-                raise ConfigError(f"{name} windows have {data.window} bars, the model reads {model.config.context_window}")
+                raise ConfigError(f"{name} windows: {data.window} bars, the model reads {model.config.context_window}")
         if val_dataset is not None and val_dataset.channels != train_dataset.channels:
             raise ConfigError("the validation set has scales of its own: hand it channels=train_dataset.channels")
         try:
@@ -102,9 +103,7 @@ class JEPATrainer:
         self.directory, self.amp, self.seed = directory, amp, seed
         self.require_volatility, self.progress = require_volatility, progress
 
-    def fit(
-        self, num_epochs: int | None = None, loss_weights: Mapping[str, float] | None = None
-    ) -> TrainingReport:
+    def fit(self, num_epochs: int | None = None, loss_weights: Mapping[str, float] | None = None) -> TrainingReport:
         """Train for at most ``num_epochs`` (the configuration's where None).
 
         Args:
@@ -163,7 +162,8 @@ class JEPATrainer:
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            target = torch.cat([self.model.target_encoder(x.to(self.device)) for x in judged.targets(pairs).split(1024)])
+            parts = judged.targets(pairs).split(1024)
+            target = torch.cat([self.model.target_encoder(x.to(self.device)) for x in parts])
             ahead = self.model.predictor(z)
         self.model.train(was_training)
         error, noise = math.nan, math.nan
@@ -189,7 +189,7 @@ class JEPATrainer:
 
     def _fit_regimes(self) -> None:
         data = self.train_dataset
-        pairs = data.even_pairs(20_000)
+        pairs = data.even_pairs(REGIME_ROWS)
         if len(pairs) >= self.model.config.regimes:
             z = torch.cat([self.model.encode(data.contexts(part)).cpu() for part in pairs.split(1024)])
             self.model.centroids.fit(z, data.past_volatility(pairs, PAST_BARS[-1]), self.seed)
@@ -293,7 +293,7 @@ def _step(model: nn.Module, loss: Tensor, optimiser: torch.optim.Optimizer, sche
         raise ConfigError(f"the loss is {float(loss)}: lower learning_rate or clip")
     optimiser.zero_grad(set_to_none=True)
     if loss.requires_grad:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip)
     optimiser.step()
     schedule.step()

@@ -194,9 +194,7 @@ def _term(name: str, outputs: KoopmanOutputs, batch: Mapping[str, Tensor], form:
     if name == "direction":
         if form == "sound":
             return direction(outputs.direction, batch["future_return"])
-        return source_direction(
-            outputs.z_context, outputs.z_prediction, batch["past_return"], batch["future_return"]
-        )
+        return source_direction(outputs.z_context, outputs.z_prediction, batch["past_return"], batch["future_return"])
     if name == "volatility":
         return volatility(outputs.volatility_prediction, outputs.volatility_context, batch["log_volatility"])
     if outputs.matrix is None:
