@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoders.diagnostics import effective_rank, latent_std
 from encoders.koopman_checkpoint import save_checkpoint
-from encoders.koopman_config import KoopmanConfig
 from encoders.koopman_data import CryptoPriceDataset
 from encoders.koopman_jepa import CryptoKoopmanJEPA
-from encoders.layers import Autoencoder
+from encoders.koopman_schedule import batches_of, optimiser_of, seeded, train_step
 from encoders.losses import jepa_split, linear_conditional_mean, resolve_weights
-from markets.errors import ConfigError, DataError, RegimeGymError
+from markets.errors import ConfigError, RegimeGymError
 
 Progress = Callable[[int, int, Mapping[str, float]], None]  # epoch, of how many, its figures
 
@@ -195,26 +194,6 @@ class JEPATrainer:
             self.model.centroids.fit(z, data.past_volatility(pairs, PAST_BARS[-1]), self.seed)
 
 
-def fit_autoencoder(config: KoopmanConfig, dataset: CryptoPriceDataset, seed: int = 0) -> CryptoKoopmanJEPA:
-    """Train the matched control, same trunk, windows, batches and schedule, to give its window back.
-
-    Returns:
-        A model whose encoder is the control's; its predictor never trained.
-    """
-    model = CryptoKoopmanJEPA.from_config(config, seed)
-    with seeded(seed, torch.device("cpu")):
-        control = Autoencoder(model.encoder, config.latent_dim)
-        control.train()
-        batches = list(_batches(dataset, config, config.epochs, seed))
-        optimiser, schedule = _optimiser(control, config, len(batches))
-        for pairs in batches:
-            x = dataset.contexts(pairs)
-            _step(control, (control(x) - x).square().mean(), optimiser, schedule, config.clip)
-    model.channels = dataset.channels
-    model.eval()
-    return model
-
-
 def ridge_r2(known: Tensor, known_target: Tensor, rows: Tensor, target: Tensor) -> float:
     """R2 on ``rows (N, k)`` of a ridge regression fitted on ``known (M, k)``, both in deviations of ``known``."""
     mean, deviation = known.double().mean(0), known.double().std(0).clamp_min(1e-12)
@@ -235,27 +214,12 @@ def past_volatility_r2(train: CryptoPriceDataset, judged: CryptoPriceDataset) ->
     return ridge_r2(known, known_target, rows, target)
 
 
-class seeded:  # noqa: N801  a context manager, used like a function
-    """Seed torch's generators inside, leave them as they were outside."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        devices = [device.index or 0] if device.type == "cuda" else []
-        self._seed, self._fork = seed, torch.random.fork_rng(devices=devices)
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
-
-
 def _epochs(trainer: JEPATrainer, epochs: int, weights: Mapping[str, float]) -> Iterator[dict[str, float]]:
     """Train an epoch at a time and give the means of its losses."""
     model, config = trainer.model, trainer.model.config
-    batches = list(_batches(trainer.train_dataset, config, epochs, trainer.seed))
+    batches = list(batches_of(trainer.train_dataset, config, epochs, trainer.seed))
     per_epoch = len(batches) // epochs
-    optimiser, schedule = _optimiser(model, config, len(batches))
+    optimiser, schedule = optimiser_of(model, config, len(batches))
     for epoch in range(epochs):
         model.train()
         sums: dict[str, float] = {}
@@ -263,40 +227,11 @@ def _epochs(trainer: JEPATrainer, epochs: int, weights: Mapping[str, float]) -> 
             batch = {name: value.to(trainer.device) for name, value in trainer.train_dataset.batch(pairs).items()}
             with trainer.autocast():
                 terms = model.compute_koopman_crypto_loss(batch, weights)
-            _step(model, terms["total"], optimiser, schedule, config.clip)
+            train_step(model, terms["total"], optimiser, schedule, config.clip)
             model.update_target()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
         yield {name: value / per_epoch for name, value in sums.items()}
-
-
-def _batches(dataset: CryptoPriceDataset, config: KoopmanConfig, epochs: int, seed: int) -> Iterator[Tensor]:
-    """Give the pairs of each batch: every epoch a new order, cut after ``steps_per_epoch``; a last part is left out."""
-    if len(dataset) < 2:
-        raise DataError(f"{len(dataset)} pairs of windows are too few to train on")
-    generator = torch.Generator().manual_seed(seed)
-    size = min(config.batch_size, len(dataset))
-    steps = len(dataset) // size
-    steps = steps if config.steps_per_epoch is None else min(steps, config.steps_per_epoch)
-    for _ in range(epochs):
-        yield from torch.randperm(len(dataset), generator=generator)[: steps * size].split(size)
-
-
-def _optimiser(model: nn.Module, config: KoopmanConfig, steps: int) -> tuple[torch.optim.Optimizer, Any]:
-    trained = [value for value in model.parameters() if value.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=steps + 1)
-
-
-def _step(model: nn.Module, loss: Tensor, optimiser: torch.optim.Optimizer, schedule: Any, clip: float) -> None:
-    if not bool(torch.isfinite(loss)):
-        raise ConfigError(f"the loss is {float(loss)}: lower learning_rate or clip")
-    optimiser.zero_grad(set_to_none=True)
-    if loss.requires_grad:
-        loss.backward()
-    nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip)
-    optimiser.step()
-    schedule.step()
 
 
 def _check_deviation(now: float, start: float, epoch: int) -> None:

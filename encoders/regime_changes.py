@@ -94,7 +94,7 @@ def detect_regime_changes(
 
     Raises:
         DataError: fewer bars than ``window + lag``, an embedding of another length or with a number that is not finite.
-        ConfigError, UnknownNameError: a setting outside its range, another mode.
+        ConfigError, UnknownNameError: a setting outside its range, a window the model cannot read, another mode.
     """
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
@@ -144,6 +144,11 @@ def _embed(prices: Any, given: Any, window: int) -> tuple[Floats, NDArray[np.int
     """Return the rows from bar ``window - 1`` on, and the regime of each bar."""
     regime = np.full(len(prices), -1, np.int64)
     if hasattr(given, "encode_rows"):
+        reads = given.config.context_window
+        if given.config.pooling == "flatten" and window != reads:
+            raise ConfigError(
+                f"window={window}: this model reads exactly {reads} bars (pooling='flatten'); pass {reads}"
+            )
         rows, odds = given.encode_rows(prices, window=window)
         regime[window - 1 :] = odds.argmax(1)
         return np.asarray(rows, np.float64), regime

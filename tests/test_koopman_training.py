@@ -15,7 +15,8 @@ from encoders.koopman_checkpoint import load_checkpoint, load_model, save_checkp
 from encoders.koopman_config import KoopmanConfig, koopman_config
 from encoders.koopman_data import CryptoPriceDataset
 from encoders.koopman_jepa import CryptoKoopmanJEPA
-from encoders.koopman_training import CollapseError, JEPATrainer, fit_autoencoder, past_volatility_r2, ridge_r2
+from encoders.koopman_schedule import fit_autoencoder
+from encoders.koopman_training import CollapseError, JEPATrainer, past_volatility_r2, ridge_r2
 from markets.errors import ArtefactError, ConfigError
 from markets.synthetic_regimes import regime_market, simulate
 

@@ -130,6 +130,9 @@ def test_bad_settings_and_embeddings_are_refused() -> None:
     for keyword, value in (("window", 0), ("lag", 0), ("percentile", 100.0), ("warm", 5000)):
         with pytest.raises(ConfigError, match=keyword):
             detect_regime_changes(closes, table, **{keyword: value})
+    flat = CryptoKoopmanJEPA.from_config(koopman_config("paper", context_window=64), 0)
+    with pytest.raises(ConfigError, match="reads exactly 64 bars"):
+        detect_regime_changes(closes, flat)
     with pytest.raises(UnknownNameError, match="causal"):
         detect_regime_changes(closes, table, mode="casual")
     with pytest.raises(DataError, match="100 prices"):
