@@ -147,7 +147,7 @@ def _embed(prices: Any, given: Any, window: int) -> tuple[Floats, NDArray[np.int
         reads = given.config.context_window
         if given.config.pooling == "flatten" and window != reads:
             raise ConfigError(
-                f"window={window}: this model reads exactly {reads} bars (pooling='flatten'); pass {reads}"
+                f"window={window}: this model reads exactly {reads} bars (pooling='flatten')"
             )
         rows, odds = given.encode_rows(prices, window=window)
         regime[window - 1 :] = odds.argmax(1)
