@@ -47,8 +47,8 @@ def save_checkpoint(directory: str | Path, model: CryptoKoopmanJEPA, facts: Mapp
         "sha256": digest,
         "facts": dict(facts or {}),
     }
-    _replace(folder / name, data)
-    _replace(folder / MANIFEST, json.dumps(content, indent=1, allow_nan=False).encode())
+    replace_file(folder / name, data)
+    replace_file(folder / MANIFEST, json.dumps(content, indent=1, allow_nan=False).encode())
     for old in folder.glob("weights-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -119,7 +119,8 @@ def _check_shapes(folder: Path, expected: Mapping[str, Tensor], found: Mapping[s
             )
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write ``path`` so that a kill leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from encoders.diagnostics import effective_rank, latent_std
 from encoders.koopman_checkpoint import save_checkpoint
 from encoders.koopman_data import CryptoPriceDataset
 from encoders.koopman_jepa import CryptoKoopmanJEPA
+from encoders.koopman_resume import Progressed, finish_progress, load_progress, save_progress
 from encoders.koopman_schedule import batches_of, optimiser_of, seeded, train_step
 from encoders.losses import jepa_split, linear_conditional_mean, resolve_weights
 from markets.errors import ConfigError, RegimeGymError
@@ -62,7 +63,8 @@ class JEPATrainer:
     Args:
         val_dataset: later bars, scaled by the training set (``channels=train.channels``); its first context must begin
             after the last training target ends. Without one nothing stops early and only the deviation is watched.
-        directory: where the best epoch is written (:mod:`encoders.koopman_checkpoint`); nowhere where None.
+        directory: where the best epoch is written at the end (:mod:`encoders.koopman_checkpoint`), and meanwhile what
+            :meth:`fit` needs to resume; nowhere where None.
         device: of torch. amp: bfloat16 autocast (``torch.amp``); the losses stay float32, no scaler is needed.
         seed: of batches and dropout; the global generators are left as they were.
         require_volatility: whether knowing less of volatility than the ridge is a collapse.
@@ -102,45 +104,37 @@ class JEPATrainer:
         self.directory, self.amp, self.seed = directory, amp, seed
         self.require_volatility, self.progress = require_volatility, progress
 
-    def fit(self, num_epochs: int | None = None, loss_weights: Mapping[str, float] | None = None) -> TrainingReport:
+    def fit(
+        self, num_epochs: int | None = None, loss_weights: Mapping[str, float] | None = None, *, resume: bool = False
+    ) -> TrainingReport:
         """Train for at most ``num_epochs`` (the configuration's where None).
 
         Args:
             loss_weights: ``alpha_jepa``, ``alpha_regime``, ``alpha_direction``, ``alpha_volatility``,
                 ``alpha_spectral``; those not named keep the configuration's.
+            resume: go on where a training into the same directory was stopped, to the same bits (on the same machine).
 
         Raises:
             CollapseError: latents shrank below 1e-3 of their untrained deviation, or the best epoch's know less of the
-                volatility to come than a ridge on the last 16 and 64 bars. Nothing is written then.
-            ConfigError: a loss that is not finite.
+                volatility to come than a ridge on the last 16 and 64 bars. No checkpoint is written then.
+            ConfigError: a loss that is not finite; ``resume`` with other settings. ArtefactError: a damaged state.
         """
         config, model = self.model.config, self.model
         weights = resolve_weights({**config.weights, **(loss_weights or {})})
         epochs = config.epochs if num_epochs is None else num_epochs
         if epochs < 1:
             raise ConfigError(f"num_epochs={num_epochs!r} must be at least 1")
+        if resume and self.directory is None:
+            raise ConfigError("resume=True needs the directory of the training that was stopped")
         model.channels = self.train_dataset.channels
         begun = time.process_time()
-        start = latent_std(model.encode(self.train_dataset.contexts(self.train_dataset.even_pairs())).cpu())
         ridge = math.nan if self.val_dataset is None else past_volatility_r2(self.train_dataset, self.val_dataset)
-        history: list[Mapping[str, float]] = []
-        best, kept = -1, copy.deepcopy(model.state_dict())
         with seeded(self.seed, self.device):
-            for epoch, losses in enumerate(_epochs(self, epochs, weights)):
-                figures = {**losses, **self.validate(), "ridge_r2": ridge}
-                history.append(figures)
-                if self.progress is not None:
-                    self.progress(epoch + 1, epochs, figures)
-                _check_deviation(figures["latent_std"], start, epoch)
-                if best < 0 or self.val_dataset is None or figures["volatility_r2"] > history[best]["volatility_r2"]:
-                    best, kept = epoch, copy.deepcopy(model.state_dict())
-                if config.patience is not None and self.val_dataset is not None and epoch - best >= config.patience:
-                    break
+            done = self._run(epochs, weights, ridge, resume, begun)
+        best, history, kept = done.best, done.history, done.kept
         model.load_state_dict(kept)
         model.eval()
-        report = TrainingReport(
-            tuple(history), best, time.process_time() - begun, history[best]["volatility_r2"], ridge
-        )
+        report = TrainingReport(tuple(history), best, done.cpu_seconds, history[best]["volatility_r2"], ridge)
         if self.require_volatility and report.volatility_r2 < ridge:
             raise CollapseError(
                 f"the latents explain {report.volatility_r2:.3f} of the variance of the volatility to come, a ridge on "
@@ -151,7 +145,60 @@ class JEPATrainer:
             facts = {"best_epoch": best, "volatility_r2": report.volatility_r2, "ridge_r2": ridge, "seed": self.seed}
             known = {name: value for name, value in facts.items() if math.isfinite(value)}
             save_checkpoint(self.directory, model, known)
+            finish_progress(self.directory)
         return report
+
+    def _run(self, epochs: int, weights: dict[str, float], ridge: float, resume: bool, begun: float) -> Progressed:
+        """Train epoch by epoch, from the start or from where a killed training stopped."""
+        model, config, data = self.model, self.model.config, self.train_dataset
+        plan = {**config.to_json(), **weights, "epochs": epochs, "seed": self.seed, "amp": self.amp, "pairs": len(data)}
+        batches = list(batches_of(data, config, epochs, self.seed))
+        per_epoch = len(batches) // epochs
+        optimiser, schedule = optimiser_of(model, config, len(batches))
+        done = None
+        if resume and self.directory is not None:
+            done = load_progress(self.directory, plan, model, optimiser, schedule)
+        if done is None:
+            start = latent_std(model.encode(data.contexts(data.even_pairs())).cpu())
+            done = Progressed(start, copy.deepcopy(model.state_dict()))
+        spent = done.cpu_seconds
+        for epoch in range(len(done.history), epochs):
+            if self._is_over(done):
+                break
+            losses = self._epoch(batches[epoch * per_epoch : (epoch + 1) * per_epoch], weights, optimiser, schedule)
+            done.history.append({**losses, **self.validate(), "ridge_r2": ridge})
+            figures = done.history[-1]
+            _check_deviation(figures["latent_std"], done.start, epoch)
+            least = done.history[done.best]["volatility_r2"] if done.best >= 0 else -math.inf
+            if self.val_dataset is None or figures["volatility_r2"] > least:
+                done.best, done.kept = epoch, copy.deepcopy(model.state_dict())
+            done.cpu_seconds = spent + time.process_time() - begun
+            if self.directory is not None:
+                save_progress(self.directory, plan, done, model, optimiser, schedule)
+            if self.progress is not None:
+                self.progress(epoch + 1, epochs, figures)
+        return done
+
+    def _is_over(self, done: Progressed) -> bool:
+        patience = self.model.config.patience
+        return patience is not None and self.val_dataset is not None and len(done.history) - 1 - done.best >= patience
+
+    def _epoch(
+        self, batches: Sequence[Tensor], weights: Mapping[str, float], optimiser: torch.optim.Optimizer, schedule: Any
+    ) -> dict[str, float]:
+        """Train on these batches and return the means of the losses."""
+        model = self.model
+        model.train()
+        sums: dict[str, float] = {}
+        for pairs in batches:
+            batch = {name: value.to(self.device) for name, value in self.train_dataset.batch(pairs).items()}
+            with self.autocast():
+                terms = model.compute_koopman_crypto_loss(batch, weights)
+            train_step(model, terms["total"], optimiser, schedule, model.config.clip)
+            model.update_target()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+        return {name: value / len(batches) for name, value in sums.items()}
 
     def validate(self) -> dict[str, float]:
         """Return the latents' figures: deviation, rank, the loss and its split, R2 of the volatility to come."""
@@ -212,26 +259,6 @@ def past_volatility_r2(train: CryptoPriceDataset, judged: CryptoPriceDataset) ->
         for data, pairs in ((train, train.even_pairs()), (judged, judged.even_pairs()))
     )
     return ridge_r2(known, known_target, rows, target)
-
-
-def _epochs(trainer: JEPATrainer, epochs: int, weights: Mapping[str, float]) -> Iterator[dict[str, float]]:
-    """Train an epoch at a time and give the means of its losses."""
-    model, config = trainer.model, trainer.model.config
-    batches = list(batches_of(trainer.train_dataset, config, epochs, trainer.seed))
-    per_epoch = len(batches) // epochs
-    optimiser, schedule = optimiser_of(model, config, len(batches))
-    for epoch in range(epochs):
-        model.train()
-        sums: dict[str, float] = {}
-        for pairs in batches[epoch * per_epoch : (epoch + 1) * per_epoch]:
-            batch = {name: value.to(trainer.device) for name, value in trainer.train_dataset.batch(pairs).items()}
-            with trainer.autocast():
-                terms = model.compute_koopman_crypto_loss(batch, weights)
-            train_step(model, terms["total"], optimiser, schedule, config.clip)
-            model.update_target()
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-        yield {name: value / per_epoch for name, value in sums.items()}
 
 
 def _check_deviation(now: float, start: float, epoch: int) -> None:

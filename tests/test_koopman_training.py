@@ -108,7 +108,7 @@ def test_latents_that_shrink_to_a_point_fail_loudly(tmp_path: Path) -> None:
     _, trainer = trained(tmp_path, weight_decay=500.0, epochs=4)
     with pytest.raises(CollapseError, match="shrank to a point"):
         trainer.fit()
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_latents_that_know_less_than_two_volatilities_fail_loudly(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_latents_that_know_less_than_two_volatilities_fail_loudly(tmp_path: Path
     trainer = JEPATrainer(model, *sets(bars=8000), directory=tmp_path)
     with pytest.raises(CollapseError, match="less than two numbers know"):
         trainer.fit()
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_ridge_of_past_volatility_explains_a_market_that_has_volatility_regimes() -> None:
@@ -219,20 +219,70 @@ def test_kill_while_saving_leaves_the_old_checkpoint_whole(tmp_path: Path, monke
 
     one, other = (CryptoKoopmanJEPA.from_config(SMALL, seed) for seed in (1, 2))
     save_checkpoint(tmp_path, one)
-    whole = module._replace
+    whole = module.replace_file
 
     def dies_at_the_manifest(path: Path, data: bytes) -> None:
         if path.name == "manifest.json":
             raise KeyboardInterrupt
         whole(path, data)
 
-    monkeypatch.setattr(module, "_replace", dies_at_the_manifest)
+    monkeypatch.setattr(module, "replace_file", dies_at_the_manifest)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, other)
     assert torch.equal(load_model(tmp_path).encoder.project.weight, one.encoder.project.weight)
-    monkeypatch.setattr(module, "_replace", whole)
+    monkeypatch.setattr(module, "replace_file", whole)
     save_checkpoint(tmp_path, other)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def kill_after_two(epoch: int, epochs: int, figures: object) -> None:
+    if epoch == 2:
+        raise KeyboardInterrupt
+
+
+def killed(directory: Path) -> JEPATrainer:
+    """A training of three epochs with dropout, stopped after the second, ready to go on."""
+    trainer = trained(directory, dropout=0.2, epochs=3)[1]
+    trainer.progress = kill_after_two
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    return trained(directory, dropout=0.2, epochs=3)[1]
+
+
+def goes_on_to_the_same_bits(directory: Path) -> bool:
+    """Whether a training that was killed ends as one that was not."""
+    whole = trained(dropout=0.2, epochs=3)[1]
+    report, later = whole.fit(), killed(directory)
+    resumed = later.fit(resume=True)
+    pairs = zip(whole.model.parameters(), later.model.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs) and resumed.history == report.history
+
+
+def test_training_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """K14."""
+    assert goes_on_to_the_same_bits(tmp_path)
+    assert not (tmp_path / "training.safetensors").exists()
+
+
+def test_mutant_that_forgets_the_optimiser_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K14."""
+    import encoders.koopman_resume as module
+
+    part = module._part
+    monkeypatch.setattr(module, "_part", lambda given, name: {} if name == "optimiser." else part(given, name))
+    assert not goes_on_to_the_same_bits(tmp_path)
+
+
+def test_state_of_another_training_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    killed(tmp_path)
+    with pytest.raises(ConfigError, match="began with epochs=3, now 4"):
+        trained(tmp_path, dropout=0.2, epochs=4)[1].fit(resume=True)
+    state = tmp_path / "training.safetensors"
+    state.write_bytes(state.read_bytes()[:-50])
+    with pytest.raises(ArtefactError, match=r"training\.safetensors"):
+        trained(tmp_path, dropout=0.2, epochs=3)[1].fit(resume=True)
+    with pytest.raises(ConfigError, match="needs the directory"):
+        trained()[1].fit(resume=True)
 
 
 def adjusted_rand(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> float:
