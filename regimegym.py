@@ -21,6 +21,7 @@ VERBS = {
     "demo": "train and evaluate on a synthetic market, one to three minutes",
     "train": "train an agent on bars and save it",
     "evaluate": "walk saved agents and every baseline through a split",
+    "pretrain": "train an encoder on bars and save it with its card",
     "envs": "list the registered environments and their columns",
     "data-doctor": "find (and with --fix repair) defects of a candle file",
     "lookahead": "prove that an environment, feature, encoder or policy cannot see the future",

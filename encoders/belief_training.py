@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from encoders.belief import BeliefConfig, BeliefParameters, running_means
+from encoders.belief import BeliefConfig, BeliefParameters, log_likelihood, running_means
 from markets.compiled import compiled
 from markets.errors import ConfigError, DataError
 
@@ -238,6 +238,28 @@ def fit_belief(
         found.posterior[:, order], found.predictive[:, order], found.moves[np.ix_(order, order)], found.log_likelihood
     )
     return parameters.ordered(), ordered
+
+
+def choose_regimes(
+    train: Sequence[Floats],
+    judged: Sequence[Floats],
+    config: BeliefConfig,
+    choices: Sequence[int] = (3, 4, 5, 6, 7, 8),
+    seed: int = 0,
+) -> tuple[int, dict[int, float]]:
+    """Choose K by the likelihood of validation returns, from short fits without moves.
+
+    Returns:
+        K, and the mean log density a bar of each choice.
+    """
+    short = BeliefTraining(iterations=60, moves=0, last=0, seed=seed)
+    scores: dict[int, float] = {}
+    for count in choices:
+        found, _ = fit_belief(train, replace(config, regimes=count), short)
+        scores[count] = float(
+            np.average([log_likelihood(found, one) for one in judged], weights=[len(o) for o in judged])
+        )
+    return max(scores, key=lambda count: scores[count]), scores
 
 
 def _expect(model: _Model, data: _Data) -> Smoothed:

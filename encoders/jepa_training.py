@@ -196,10 +196,10 @@ class JEPATraining:
         total = max(config.steps, 2)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.rate, weight_decay=config.weight_decay)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.rate, total_steps=total)
-        self.random = np.random.default_rng(config.seed)
+        self.both = nn.ModuleDict({"net": self.net, "target": self.target})  # all that a training has to keep
         self.done = 0
-        lengths = np.array([one.shape[1] - config.length - config.horizon for one in material.channels], float)
-        self._shares = lengths / lengths.sum()
+        rooms = [one.shape[1] - config.length - config.horizon + 1 for one in material.channels]
+        self._rooms = torch.tensor(rooms, dtype=torch.float64)
 
     def step(self) -> dict[str, float]:
         """Take one optimiser step and return the losses."""
@@ -237,9 +237,8 @@ class JEPATraining:
         config, material = self.config, self.material
         channels, futures, posterior = [], [], []
         for _ in range(config.sequences):
-            series = int(self.random.choice(len(self._shares), p=self._shares))
-            room = material.channels[series].shape[1] - config.length - config.horizon
-            begin = int(self.random.integers(0, room + 1))
+            series = int(torch.multinomial(self._rooms, 1))
+            begin = int(torch.randint(int(self._rooms[series]), (1,)))
             end = begin + config.length
             channels.append(material.channels[series][:, begin:end])
             futures.append(material.futures[series][begin + LOOK_BACK : end])

@@ -146,9 +146,7 @@ def _embed(prices: Any, given: Any, window: int) -> tuple[Floats, NDArray[np.int
     if hasattr(given, "encode_rows"):
         reads = given.config.context_window
         if given.config.pooling == "flatten" and window != reads:
-            raise ConfigError(
-                f"window={window}: this model reads exactly {reads} bars (pooling='flatten')"
-            )
+            raise ConfigError(f"window={window}: this model reads exactly {reads} bars (pooling='flatten')")
         rows, odds = given.encode_rows(prices, window=window)
         regime[window - 1 :] = odds.argmax(1)
         return np.asarray(rows, np.float64), regime

@@ -85,7 +85,7 @@ def test_no_row_knows_a_later_return(name: str) -> None:
     [
         lambda values: hand_features(values[::-1])[::-1],
         lambda values: np.nan_to_num(future_statistics(values)),
-        lambda values: (hand_features(values) - hand_features(values).mean(axis=0)),
+        lambda values: hand_features(values) - hand_features(values).mean(axis=0),
         lambda values: np.append(hand_features(values)[1:], np.zeros((1, 27)), axis=0),
     ],
     ids=["reversed", "target", "mean of the whole", "one bar late"],
