@@ -139,8 +139,11 @@ class BeliefFilter:
         self._decay = np.ascontiguousarray(p.decay)
         self._count = count
 
-    def table(self, returns: Floats) -> Floats:
+    def table(self, returns: Floats, missing: bool = False) -> Floats:
         """Return the odds after each return: ``(T,)`` percent log returns to ``(T, K)``, row t knows returns 0..t.
+
+        Args:
+            missing: take a return that is not finite as one nobody saw: the odds only move on by the chain.
 
         Raises:
             DataError: not one return a row, or one that is not finite; the message names its row.
@@ -148,7 +151,7 @@ class BeliefFilter:
         returns = np.ascontiguousarray(returns, np.float64)
         if returns.ndim != 1:
             raise DataError(f"returns have shape {returns.shape}, expected (T,)")
-        if not np.isfinite(returns).all():
+        if not missing and not np.isfinite(returns).all():
             raise DataError(f"returns: row {int(np.argmin(np.isfinite(returns)))} is not a finite number")
         out = np.empty((len(returns), self._count))
         _filter(returns, self._rows, self._chain, self._decay, self.begin(), np.empty(self._count), out)
@@ -177,8 +180,19 @@ class BeliefFilter:
 
 @compiled
 def _step(value: float, rows: Floats, chain: Floats, decay: Floats, state: Floats, work: Floats) -> float:
-    """Update the state by one return; returns its log density. The odds stand first in ``state``."""
+    """Update the state by one return; returns its log density. The odds stand first in ``state``.
+
+    A return that is not finite was not seen: the odds move on by the chain alone, and its log density counts as 0.
+    """
     count, bank = rows.shape[0], decay.shape[0]
+    if not math.isfinite(value):
+        for k in range(count):
+            work[k] = 0.0
+            for j in range(count):
+                work[k] += state[j] * chain[j, k]
+        for k in range(count):
+            state[k] = work[k]
+        return 0.0
     before = state[count + bank]
     best = -math.inf
     for k in range(count):

@@ -3,7 +3,7 @@
 ==============  ===================================================================================================
 ``return``      ``asinh(r / s)``, r the log return in percent, s its training deviation
 ``volatility``  ``(v - mean) / deviation`` of ``v = log sqrt(E)``, E the running mean of r^2 with half-life 10 bars
-``volume``      ``log(V / U)``, U the running mean of the volume with half-life 100 bars; 0 where nothing traded yet
+``volume``      ``log(V / U)``, U the running mean of the volume with half-life 24 bars; 0 where nothing traded yet
 ==============  ===================================================================================================
 
 All are clipped to +-8. Levels of price are never read (they are not stationary), and no statistic belongs to a window:
@@ -27,13 +27,15 @@ Floats = NDArray[np.float64]
 
 CHANNELS = ("return", "volatility", "volume")
 LIMIT = 8.0
-VOLATILITY_HALF_LIFE, VOLUME_HALF_LIFE = 10.0, 100.0  # bars
+VOLATILITY_HALF_LIFE, VOLUME_HALF_LIFE = 10.0, 24.0  # bars
 SMALLEST = 1e-12
 
 
 def percent_returns(close: Floats) -> Floats:
     """Log returns in percent, ``(T,)``; 0 for the first bar, which has none."""
-    return 100.0 * np.diff(np.log(close), prepend=math.log(close[0]))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a price that no check let through gives NaN here
+        logs = np.log(close)
+        return np.asarray(100.0 * np.diff(logs, prepend=logs[:1]))
 
 
 @dataclass(frozen=True)

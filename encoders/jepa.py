@@ -7,6 +7,7 @@ regimes. The embedding serves what real volatility does on many scales; the beli
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -23,7 +24,8 @@ from markets.bars import Bars
 from markets.errors import ArtefactError, unknown
 
 CLIP = 5.0  # deviations of the training range
-WARM_UP = LOOK_BACK + 1  # the first bar has no return
+WARM_UP = LOOK_BACK + 1  # of the embedding: the first bar has no return
+SPELLS, LONGEST_WARM_UP = 4.0, 4096  # longest mean spells after which the belief has forgotten where it began; bars
 
 
 class JEPAEncoder(Encoder):
@@ -71,7 +73,8 @@ class JEPAEncoder(Encoder):
         self.low = np.concatenate([np.full(latent, -CLIP), np.zeros(regimes)]).astype(np.float32)
         self.high = np.concatenate([np.full(latent, CLIP), np.ones(regimes)]).astype(np.float32)
         self.regimes = regimes
-        self.warm_up = WARM_UP
+        longest = float(np.max(1.0 / (1.0 - np.diag(belief.transition))))
+        self.warm_up = max(WARM_UP, math.ceil(min(SPELLS * longest, LONGEST_WARM_UP)))
 
     def speaking(self, voice: str) -> JEPAEncoder:
         """Return the same encoder with another voice for its odds."""
@@ -88,11 +91,13 @@ class JEPAEncoder(Encoder):
         """Return the odds of a voice (its own where None): ``(T, K)``."""
         chosen = self.voice if voice is None else voice
         if chosen == "belief":
-            return self._beliefs(percent_returns(bars.close[:, 0]))
+            return self._beliefs(bars)
         return self._spoken(self.embed(bars), chosen)
 
-    def _beliefs(self, returns: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.concatenate([self.belief.stationary[None], self.filter.table(returns[1:])])
+    def _beliefs(self, bars: Bars) -> NDArray[np.float64]:
+        returns = percent_returns(bars.close[:, 0])[1:]
+        odds = self.filter.table(returns, missing=not bars.checked)  # what is behind the checks must not spread back
+        return np.concatenate([self.belief.stationary[None], odds])
 
     def _spoken(self, embedding: NDArray[np.float32], voice: str) -> NDArray[np.float64]:
         head: SoftmaxHead | KMeansHead = self.softmax if voice == "softmax" else self.kmeans
@@ -173,7 +178,7 @@ class JEPAStream:
         if self._seen:
             odds = encoder.filter.update(self._belief, self._channels.last_return)
         self._seen += 1
-        if self._seen <= WARM_UP:
+        if self._seen <= encoder.warm_up:
             return None
         embedding = (raw - encoder.mean) / encoder.deviation
         if encoder.voice != "belief":

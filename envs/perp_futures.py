@@ -60,8 +60,8 @@ class PerpFuturesConfig:
         taker_fee, half_spread, impact_coefficient, participation, lot_step, tick_size, minimum_notional,
         maximum_quantity, clearance_fee: replace the contract's own value.
         symbol: chooses the contract; the symbol of the bars without.
-        encoded: kind of encoder whose columns are appended, set by the id (``jepa`` in ``PerpFutures-JEPA-v0``).
-        encoder: folder or shipped name of its weights; those of the market and interval of the bars without.
+        encoded: kind of encoder whose columns are appended (``jepa``); none without.
+        encoder: folder of its weights, made by ``regimegym pretrain``, or the name of shipped ones.
         odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
     """
 
@@ -138,7 +138,7 @@ class PerpFuturesConfig:
         parse_reward(self.reward)
         if not self.encoded and (self.encoder is not None or self.odds != "belief"):
             name = "encoder" if self.encoder is not None else "odds"
-            raise ConfigError(f"{name}={getattr(self, name)!r} needs an id with an encoder: PerpFutures-JEPA-v0")
+            raise ConfigError(f"{name}={getattr(self, name)!r} needs an encoder: pass encoded='jepa' as well")
 
 
 class PerpFuturesEnv(TradingEnv):

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         "saved %s: %d regimes, R2 of volatility %.3f (two past volatilities %.3f)",
         options.out / "encoder.zip", made.regimes, validation["volatility_r2"], validation["two_past_volatilities_r2"],
     )  # fmt: skip
-    _log.info("use it with: gym.make('PerpFutures-JEPA-v0', encoder=%r, bars=...)", str(options.out))
+    _log.info("use it with: gym.make('PerpFutures-v0', encoded='jepa', encoder=%r, bars=...)", str(options.out))
     return 0
 
 
