@@ -141,7 +141,7 @@ def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
         raise ConfigError(f"path={path!r} must be the name of an agent's folder or of its {FILE}")
     file = Path(path) if Path(path).suffix == ".zip" else Path(path) / FILE
     if not file.is_file():
-        raise ArtefactError(f"{file}: no agent there; {_instead(Path(path))}")
+        raise ArtefactError(f"{path}: no {FILE} there; {_instead(Path(path))}")
     manifest, members = storage.read(file, [POLICY, SCALER])
     with storage.naming(file, storage.MANIFEST):
         _check_manifest(manifest)
@@ -162,7 +162,7 @@ def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
 def _instead(path: Path) -> str:
     """Say what to do where there is no agent."""
     if path.is_file():
-        return f"{path} is a file, and an agent is a folder that regimegym train wrote, or its {FILE}"
+        return f"it is a file, and an agent is a folder that regimegym train wrote, or its {FILE}"
     if path.is_dir() and any((path / "checkpoints").glob("checkpoint-*.zip")):
         return "its training has not saved one yet: go on with regimegym train ... --resume"
     return f"train one with: regimegym train --out {path.parent if path.suffix == '.zip' else path} ..."
