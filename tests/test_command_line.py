@@ -293,7 +293,7 @@ BAD = {
     "one date": (["train", "--env-arg", "train_end=2020-03-01"], ("validation_end is missing",)),
     "dates in the wrong order": (
         ["train", "--env-arg", "train_end=2020-04-01", "--env-arg", "validation_end=2020-03-01"],
-        ("train_end", "validation_end", "'validation' empty"),
+        ("train_end", "validation_end", "must come before"),
     ),
     "no date": (["train", "--env-arg", "train_end=soon", "--env-arg", "validation_end=2020-03-01"], ("soon",)),
     "too few bars": (["train", "--bars", "synthetic:crypto?bars=100"], ("bars",)),
