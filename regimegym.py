@@ -51,6 +51,7 @@ from markets.bars import Bars  # noqa: E402
 from markets.errors import RegimeGymError, unknown  # noqa: E402
 from markets.sources import load as load_bars  # noqa: E402
 from markets.sources.memory import register_bars  # noqa: E402
+from scripts.parser import Parser  # noqa: E402
 
 __all__ = ["Bars", "RegimeGymError", "envs", "load_bars", "main", "register_bars"]
 
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"regimegym: {unknown('verb', words[0], VERBS)}\n")
         return 2
     script = importlib.import_module(f"scripts.{words[0].replace('-', '_')}")
-    command = argparse.ArgumentParser(prog=f"regimegym {words[0]}", description=script.__doc__)
+    command = Parser(prog=f"regimegym {words[0]}", description=script.__doc__)
     script.add_arguments(command)
     options = command.parse_args(words[1:])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
