@@ -21,6 +21,7 @@ VERBS = {
     "demo": "train and evaluate on a synthetic market, one to three minutes",
     "train": "train an agent on bars and save it",
     "evaluate": "walk saved agents and every baseline through a split",
+    "pretrain": "train an encoder on bars and save it with its card",
     "envs": "list the registered environments and their columns",
     "data-doctor": "find (and with --fix repair) defects of a candle file",
     "lookahead": "prove that an environment, feature, encoder or policy cannot see the future",
@@ -50,6 +51,7 @@ from markets.bars import Bars  # noqa: E402
 from markets.errors import RegimeGymError, unknown  # noqa: E402
 from markets.sources import load as load_bars  # noqa: E402
 from markets.sources.memory import register_bars  # noqa: E402
+from scripts.parser import Parser  # noqa: E402
 
 __all__ = ["Bars", "RegimeGymError", "envs", "load_bars", "main", "register_bars"]
 
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"regimegym: {unknown('verb', words[0], VERBS)}\n")
         return 2
     script = importlib.import_module(f"scripts.{words[0].replace('-', '_')}")
-    command = argparse.ArgumentParser(prog=f"regimegym {words[0]}", description=script.__doc__)
+    command = Parser(prog=f"regimegym {words[0]}", description=script.__doc__)
     script.add_arguments(command)
     options = command.parse_args(words[1:])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -52,18 +52,38 @@ class Agent:
         """Choose actions for ``(D,)`` or ``(B, D)`` observations; returns actions ``(A,)`` or ``(B, A)`` and state.
 
         Raises:
-            ConfigError: not bound, or an observation of another width than it was bound to.
+            ConfigError: not bound, or an observation that is no table of numbers of the width it was bound to, or
+                with one that is not finite in a column it reads; the column is named.
         """
         if self._columns is None:
             raise ConfigError(f"agent {self.name!r} is not bound: call bind(env.get_wrapper_attr('observation_names'))")
-        observation = np.asarray(observation, dtype=np.float32)
+        observation = self._numbers(observation)
         if observation.ndim not in (1, 2) or observation.shape[-1] != self._width:
             raise ConfigError(
                 f"observation has shape {observation.shape}; {self.name!r} is bound to {self._width} columns"
             )
         batch = np.take(np.atleast_2d(observation), self._columns, axis=1)  # in rows: the bits that training saw
+        self._check_finite(batch)
         actions, state = self.act(batch, state, episode_start, deterministic)
         return (actions[0] if observation.ndim == 1 else actions), state
+
+    def _numbers(self, observation: Any) -> Observation:
+        try:
+            return np.asarray(observation, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            kind = type(observation).__name__
+            raise ConfigError(
+                f"observation is a {kind} that is no array of numbers; {self.name!r} needs ({self._width},) or "
+                f"(B, {self._width}): {error}"
+            ) from error
+
+    def _check_finite(self, batch: Observation) -> None:
+        if not np.isfinite(batch).all():
+            lane, place = np.argwhere(~np.isfinite(batch))[0]
+            raise ConfigError(
+                f"observation holds {batch[lane, place]} in column {self.reads[place]!r} (row {lane} of {len(batch)}); "
+                f"{self.name!r} acts on finite numbers only"
+            )
 
     def act(
         self, columns: Observation, state: Any, episode_start: Any, deterministic: bool

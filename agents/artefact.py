@@ -28,7 +28,7 @@ from agents.provenance import versions
 from agents.sb3 import algorithm, policy_arguments
 from envs.simulation import Game
 from markets import storage
-from markets.errors import ArtefactError
+from markets.errors import ArtefactError, ConfigError
 from markets.features import FeatureScaler
 
 FILE = "agent.zip"
@@ -64,9 +64,26 @@ class PolicyAgent(Agent):
         """Return the policy's actions within the action space, and a recurrent policy's next state.
 
         ``state`` None begins anew; so does each lane whose ``episode_start`` is true.
+
+        Raises:
+            ConfigError: a recurrent policy is given a state that it did not return for as many lanes.
         """
+        self._check_state(state, len(columns))
         actions, state = self.policy.predict(columns, state, episode_start, deterministic)
         return np.asarray(actions, dtype=np.float32), state
+
+    def _check_state(self, state: Any, lanes: int) -> None:
+        shape = getattr(self.policy, "lstm_hidden_state_shape", None)
+        if state is None or shape is None:
+            return
+        wanted = (shape[0], lanes, shape[2])
+        parts = state if isinstance(state, tuple) else ()
+        if [np.shape(part) for part in parts] != [wanted, wanted]:
+            given = f"shapes {[np.shape(part) for part in parts]}" if parts else f"{type(state).__name__} {state!r:.60}"
+            raise ConfigError(
+                f"state is {given}; {self.name!r} remembers two arrays of shape {wanted}: pass what its last predict "
+                "returned, or None to begin anew"
+            )
 
     def check(self, env: Game | gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]) -> None:
         """Raise unless the policy means in ``env`` what it meant in training; columns may be more, and reordered.
@@ -118,10 +135,13 @@ def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
 
     Raises:
         ArtefactError: a member is missing, altered, of another format or does not fit; the member is named.
+        ConfigError: ``path`` is no path.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"path={path!r} must be the name of an agent's folder or of its {FILE}")
     file = Path(path) if Path(path).suffix == ".zip" else Path(path) / FILE
     if not file.is_file():
-        raise ArtefactError(f"{file}: no agent there; train one with: regimegym train --out {file.parent}")
+        raise ArtefactError(f"{path}: no {FILE} there; {_instead(Path(path))}")
     manifest, members = storage.read(file, [POLICY, SCALER])
     with storage.naming(file, storage.MANIFEST):
         _check_manifest(manifest)
@@ -137,6 +157,15 @@ def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
     if other:
         _log.warning("%s was saved with other versions, its actions may differ: %s", file, "; ".join(other))
     return PolicyAgent(policy, manifest, scaler)
+
+
+def _instead(path: Path) -> str:
+    """Say what to do where there is no agent."""
+    if path.is_file():
+        return f"it is a file, and an agent is a folder that regimegym train wrote, or its {FILE}"
+    if path.is_dir() and any((path / "checkpoints").glob("checkpoint-*.zip")):
+        return "its training has not saved one yet: go on with regimegym train ... --resume"
+    return f"train one with: regimegym train --out {path.parent if path.suffix == '.zip' else path} ..."
 
 
 def _check_manifest(manifest: dict[str, Any]) -> None:

@@ -214,7 +214,7 @@ def check_same(found: Checkpoint, identity: Mapping[str, Any], versions: Mapping
     Raises:
         ConfigError: lists every difference.
     """
-    lines = differences(found.identity, identity)
+    lines = _other_run(found.identity, identity)
     if lines:
         raise ConfigError(
             f"{found.path.parent.parent} holds a run that was started with other arguments; resume it with its own, "
@@ -223,6 +223,22 @@ def check_same(found: Checkpoint, identity: Mapping[str, Any], versions: Mapping
     other = differences(found.versions, versions)
     if other:
         _log.warning("other versions than the run was started with, its numbers may differ: %s", "; ".join(other))
+
+
+def _other_run(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the differences of two runs in words of the user's: hashes only where no argument explains them."""
+    one, two = dict(begun), dict(now)
+    named = [run.get("arguments", {}).get("bars") for run in (begun, now)]
+    if named[0] != named[1]:
+        one["bars"], two["bars"] = (source or "the default market" for source in named)
+        for run in (one, two):
+            run["arguments"] = {key: value for key, value in run.get("arguments", {}).items() if key != "bars"}
+    elif one.get("bars") != two.get("bars"):
+        one["bars"], two["bars"] = f"{named[0] or 'the default market'} as it was then", "other bars under that name"
+    if one.get("bars") != two.get("bars") or one.get("arguments") != two.get("arguments"):
+        one.pop("scaler", None)  # it is fitted on the bars, within the dates that the arguments give
+        two.pop("scaler", None)
+    return differences(one, two)
 
 
 def remove(folder: Path) -> None:

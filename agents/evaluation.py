@@ -66,7 +66,7 @@ def walk(
     game = replace(game, randomised_costs=0.0)
     simulation = Simulation(game, len(scales))
     simulation.accounts[0, :, COST_SCALE] = np.array(scales) * simulation.accounts[0, :, COST_SCALE]
-    agent.bind(game.names)
+    agent.bind(game.all_names)
     generators = [np.random.default_rng(0)] * len(scales)  # not drawn from: the start is given
     lanes = np.ones(len(scales), bool)
     simulation.reset(generators, None, np.full(len(scales), game.first), lanes)
@@ -79,7 +79,7 @@ def walk(
     turnover, codes = np.zeros(len(scales)), np.zeros(len(scales), dtype=np.int64)
     alive, state, episode_start = lanes.copy(), None, lanes.copy()
     for step in range(1, steps + 1):
-        actions, state = agent.predict(simulation.obs[0], state, episode_start, deterministic=True)
+        actions, state = agent.predict(simulation.seen(), state, episode_start, deterministic=True)
         episode_start[:] = False
         simulation.set_actions(actions)
         simulation.run(MODE_DISABLED)

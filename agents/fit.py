@@ -70,7 +70,7 @@ def description(env: Any, reads: Sequence[str]) -> dict[str, Any]:
     """
     game = env if isinstance(env, Game) else _game(env)
     if isinstance(env, Game):
-        names, seen = env.names, gym.spaces.Box(env.low, env.high)
+        names, seen = env.all_names, gym.spaces.Box(*env.all_bounds)
         acts = family_of(env.recipe[0]).action_space()
     else:
         names = _names(env)

@@ -54,6 +54,7 @@ class Probe:
         self.found: dict[int, tuple[NDArray[np.int64], list[str]]] = {}
         self.trials = 0
         self.skipped = 0
+        self.refusal = ""  # what the subject said to the first future it would not play
 
     def at(self, k: int) -> NDArray[np.int64]:
         """Return per column the first row (place in the record) that changed; their number where none did."""
@@ -83,8 +84,8 @@ class Probe:
         try:
             other = self.rebuild(k, how)
         except (ValueError, IndexError, ArithmeticError) as error:
-            level = logging.DEBUG if self.skipped else logging.WARNING  # the first one tells; the number is reported
-            _log.log(level, "%s: not played with %s from bar %d on: %s", self.subject, how, k, error)
+            self.refusal = self.refusal or f"{how} from bar {k} on: {error}"
+            _log.debug("%s: not played with %s from bar %d on: %s", self.subject, how, k, error)
             return None
         alike = self._alike(other)
         if alike is None:
@@ -202,11 +203,16 @@ def search(
     for k in places:
         probe.at(k)
     if not probe.trials:
-        raise ConfigError(f"{subject}: none of {probe.skipped} replays could be played; the log says why")
+        raise ConfigError(
+            f"{subject}: none of {probe.skipped} replays could be played: {probe.refusal or 'they begin elsewhere'}"
+        )
     total = len(reference.rows)
     leaking = [c for c in range(len(reference.names)) if any(first[c] < total for first, _ in probe.found.values())]
     found = [probe.leak(column) for column in leaking]
     result = Leaks(found, subject, total, len(reference.names), probe.trials, probe.skipped)
+    result.refusal = probe.refusal
+    result.told = sum(name.startswith("info[") for name in reference.names)
+    result.ends = sum(name in ("reward", "ended") for name in reference.names)
     if unsteady:
         result.unsteady = tuple(name for name, keep in zip(base().names, kept, strict=True) if not keep)
     return result

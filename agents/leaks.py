@@ -53,17 +53,23 @@ class Leaks(list[Leak]):
         self.columns = columns
         self.trials = trials
         self.skipped = skipped
+        self.refusal = ""  # why the first of ``skipped`` could not be played
+        self.told, self.ends = 0, 0  # how many of the columns are info values; how many are reward and ended
         self.unsteady: tuple[str, ...] = ()  # info entries that two equal replays do not share: clocks, mostly
 
     def __str__(self) -> str:
-        tried = f"{self.columns} columns, {self.trials} trials over {self.rows} rows"
-        if self.skipped:
-            tried += f" ({self.skipped} more could not be played)"
+        served = self.columns - self.ends - self.told
+        parts = f" ({served} observed, reward, ended, {self.told} info values)" if self.ends == 2 else ""
+        tried = f"{self.columns} columns{parts}, {self.trials} trials over {self.rows} rows"
         if self.unsteady:
             tried += f" (not compared, since no two replays share them: {', '.join(self.unsteady)})"
-        if not self:
-            return f"{self.subject}: nothing found in {tried}"
-        return "\n".join([f"{self.subject}: LEAKS in {len(self)} of {tried}", *(f"  {leak}" for leak in self)])
+        lines = [f"{self.subject}: nothing found in {tried}"]
+        if self:
+            lines = [f"{self.subject}: LEAKS in {len(self)} of {tried}", *(f"  {leak}" for leak in self)]
+        if self.skipped:
+            why = f" (first: {self.refusal})" if self.refusal else ""
+            lines.append(f"  note: {self.skipped} more could not be played, and nothing is known of those{why}")
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -36,7 +36,7 @@ from agents.training import resolve
 from agents.vec_env import NativeVecEnv
 from envs import perp_kernel as kernel
 from envs.make import game_of
-from envs.simulation import EQUITY, MODE_DISABLED, OUTCOME, ROW, Game, Simulation
+from envs.simulation import EQUITY, MODE_DISABLED, OUTCOME, Game, Simulation
 from markets.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -182,17 +182,6 @@ class RevealNextReturnVector(gym.vector.VectorWrapper):
         return (reveal(observations, self.simulation.rows, self.column), *rest, infos)
 
 
-class _Bridge(NativeVecEnv):
-    """The bridge to SB3 over a wrapped vector env: the last observation of an episode is as wide as the others."""
-
-    def _final(self, lane: int) -> dict[str, Any]:
-        final = super()._final(lane)
-        if isinstance(self.env, RevealNextReturnVector):
-            shown = self.env.column[int(self.simulation.accounts[1, lane, ROW])]
-            final["terminal_observation"] = np.append(self.simulation.obs[1, lane], shown)
-        return final
-
-
 def score(policy: Policy, game: Game, revealed: bool) -> Score:
     """Play all whole episodes of a split side by side, one lane each, from a flat account."""
     starts = episode_starts(game)
@@ -203,7 +192,7 @@ def score(policy: Policy, game: Game, revealed: bool) -> Score:
     alive = np.ones(len(starts), bool)
     for step in range(game.episode):
         before = accounts[:, EQUITY].copy()
-        seen = simulation.obs[0]
+        seen = simulation.seen()
         simulation.set_actions(policy(reveal(seen, simulation.rows, column) if revealed else seen))
         simulation.run(MODE_DISABLED)
         after = np.maximum(accounts[:, EQUITY], oracle.RUIN)
@@ -273,7 +262,9 @@ def market(seed: int, bars: int, drifting: bool) -> str:
     )
 
 
-def _model(config: LearnabilityConfig, arguments: dict[str, Any], seed: int, revealed: bool) -> tuple[Any, _Bridge]:
+def _model(
+    config: LearnabilityConfig, arguments: dict[str, Any], seed: int, revealed: bool
+) -> tuple[Any, NativeVecEnv]:
     vector: Any = gym.make_vec(
         config.env,
         num_envs=256,
@@ -282,7 +273,7 @@ def _model(config: LearnabilityConfig, arguments: dict[str, Any], seed: int, rev
         info="none",
         **{**arguments, "split": "train"},
     )
-    env = _Bridge(RevealNextReturnVector(vector) if revealed else vector, REWARD_SCALE)
+    env = NativeVecEnv(RevealNextReturnVector(vector) if revealed else vector, REWARD_SCALE)
     return build_model("ppo", env, seed, "cpu", None, SETTINGS), env
 
 

@@ -12,11 +12,12 @@ import gymnasium as gym
 import envs
 from agents import fit
 from agents.provenance import commit
-from agents.sb3 import algorithm, net_settings
+from agents.sb3 import algorithm, check_device, check_settings, net_settings
 from envs.make import family_of, game_of
 from envs.simulation import Game
 from markets.errors import ConfigError, unknown
 
+CHECKPOINT_EVERY = 100_000  # steps
 REWARD_SCALE = 100.0  # log returns per bar are of the order of 0.01
 
 
@@ -50,18 +51,35 @@ class TrainingConfig:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        algorithm(self.algo)
+        check_settings(self.algo, self.settings)
         for name, least in (
             ("steps", 1), ("seed", 0), ("lanes", 0), ("evaluations", 0), ("threads", 1), ("checkpoint_every", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
                 raise ConfigError(f"{name}={value!r} must be a whole number from {least} to {2**32 - 1}")
+        check_device(self.device)
 
 
 def describe(config: TrainingConfig) -> dict[str, Any]:
-    """Return the configuration as plain values, for logs."""
-    return {**asdict(config), "out": str(config.out)}
+    """Return the configuration as plain values, for logs, with what its zeros stand for."""
+    return {
+        **asdict(config),
+        "out": str(config.out),
+        "lanes": config.lanes or algorithm(config.algo).lanes,
+        "checkpoint_every": config.checkpoint_every or CHECKPOINT_EVERY,
+    }
+
+
+def whole_rollouts(config: TrainingConfig, done: int = 0) -> tuple[int, str]:
+    """Return the steps after which a training that stands at ``done`` ends, and in words what it rounds up to.
+
+    Every lane plays a whole rollout before the algorithm learns from it or looks at the number of steps.
+    """
+    row, lanes = algorithm(config.algo), int(describe(config)["lanes"])
+    bars = int({**row.settings, **config.settings}["train_freq" if row.replays else "n_steps"])
+    rounds = -(-max(config.steps - done, 0) // (bars * lanes))
+    return done + rounds * bars * lanes, f"whole rollouts of {lanes} lanes x {bars}"
 
 
 def resolve(env: str, arguments: dict[str, Any]) -> tuple[str, Any]:
@@ -117,7 +135,7 @@ def manifest(config: TrainingConfig, game: Game) -> dict[str, Any]:
         "arguments": config.arguments,
         "requires": fit.requirements(game),
         "encoder": fit.encoder(game),
-        "observation_names": game.names,
+        "observation_names": game.all_names,
         "seed": config.seed,
         "lanes": config.lanes or row.lanes,
         "settings": {**row.settings, **config.settings},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.hyperparameters import RANGES, check_ranges
 from markets.errors import ConfigError, unknown
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "elu": torch.nn.ELU, "silu": torch.nn.SiLU}
@@ -112,16 +114,10 @@ def build_model(
         ConfigError: a value it cannot take, or a device that is not there.
     """
     row = algorithm(name)
-    given = dict(settings or {})
     check_device(device)
+    check_settings(name, settings or {})
+    given = dict(settings or {})
     net = {key: given.pop(key, default) for key, default in row.net.items()}
-    valid = hyperparameters(name)
-    for key, value in given.items():
-        if key not in valid:
-            raise unknown(f"hyperparameter of {name}", key, [*valid, *row.net])
-        default = row.settings.get(key, valid[key])
-        if _is_number(default) and not _is_number(value):
-            raise ConfigError(f"hyperparameter {key}={value!r} of {name} must be a number, as {default!r} is")
     chosen = {**row.settings, **given}
     if row.replays:
         _check_replay(chosen["buffer_size"], env)
@@ -134,6 +130,25 @@ def build_model(
         )  # fmt: skip
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"{name} cannot be built with settings={settings!r}: {error}") from error
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Check names and values of hyperparameters and policy arguments, as far as that needs no environment.
+
+    Raises:
+        UnknownNameError: a hyperparameter that the algorithm does not have.
+        ConfigError: a value it cannot take.
+    """
+    row, valid = algorithm(name), hyperparameters(name)
+    given = {key: value for key, value in settings.items() if key not in row.net}
+    defaults = {key: row.settings.get(key, default) for key, default in valid.items()}
+    for key, value in given.items():
+        if key not in valid:
+            raise unknown(f"hyperparameter of {name}", key, [*valid, *row.net])
+        if key not in RANGES and _is_number(defaults[key]) and not _is_number(value):
+            raise ConfigError(f"hyperparameter {key}={value!r} of {name} must be a number, as {defaults[key]!r} is")
+    check_ranges(name, given, defaults)
+    policy_arguments(name, net_settings(name, dict(settings)))
 
 
 def hyperparameters(name: str) -> dict[str, Any]:

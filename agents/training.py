@@ -20,14 +20,22 @@ from agents.checkpoint import Checkpoint, Checkpoints, check_same
 from agents.evaluation import walk
 from agents.event_file import tensorboard_logger
 from agents.provenance import versions
-from agents.recipe import REWARD_SCALE, TrainingConfig, identity, manifest, resolve, whole_split
+from agents.recipe import (
+    REWARD_SCALE,
+    TrainingConfig,
+    describe,
+    identity,
+    manifest,
+    resolve,
+    whole_rollouts,
+    whole_split,
+)
 from agents.sb3 import algorithm, build_model
 from agents.vec_env import NativeVecEnv
 from envs.make import game_of
 from envs.simulation import Game
 from markets.errors import ConfigError
 
-CHECKPOINT_EVERY = 100_000  # steps
 _log = logging.getLogger(__name__)
 
 
@@ -73,7 +81,7 @@ def train(config: TrainingConfig) -> Path:
             _log.error("the best agent so far could not be saved, training goes on: %s", error)
 
     choice = ValidationChoice(_validation(family, arguments), max(config.steps // max(config.evaluations, 1), 1), keep)
-    every = config.checkpoint_every or CHECKPOINT_EVERY
+    every = describe(config)["checkpoint_every"]
     checkpoints = Checkpoints(folder, run, versions(), config.steps, every, choice, found)
     if found is not None:
         checkpoint.restore(found, model, env, choice)
@@ -82,6 +90,9 @@ def train(config: TrainingConfig) -> Path:
         "training %s on %s, seed %d, %d lanes, %d steps, %s",
         config.algo, config.env, config.seed, env.num_envs, config.steps, model.device,
     )  # fmt: skip
+    last, why = whole_rollouts(config, done or 0)
+    if last > config.steps > (done or 0):
+        _log.info("%s steps asked, %s trained: %s", f"{config.steps:,}", f"{last:,}", why)
     interrupted = _learn(config, model, choice, checkpoints)
     if interrupted is not None and model._last_obs is None:
         raise interrupted  # nothing was begun, so there is nothing to save
@@ -144,7 +155,7 @@ def _found(config: TrainingConfig, run: dict[str, Any], folder: Path) -> Checkpo
         return None
     found = checkpoint.newest(folder)
     if found is None:
-        _log.info("there is no checkpoint in %s yet: starting from the beginning", folder)
+        _log.warning("there is no checkpoint in %s yet: starting from the beginning", folder)
         return None
     check_same(found, run, versions())
     if config.steps < found.state.steps and config.steps != found.planned:  # the last rollout goes beyond the plan
@@ -158,7 +169,7 @@ def _validation(family: str, config: Any) -> Callable[[BasePolicy], dict[str, fl
 
     def evaluate(policy: BasePolicy) -> dict[str, float]:
         policy.set_training_mode(False)
-        curve = walk(_Candidate(policy, game.names), game).equity[:, 0]
+        curve = walk(_Candidate(policy, game.all_names), game).equity[:, 0]
         periods = game.bars.periods_per_year
         return {
             "score": metrics.sharpe(curve, periods),

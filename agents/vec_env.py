@@ -91,20 +91,20 @@ class NativeVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Step every lane; infos are empty except where an episode ended."""
-        observations, rewards, terminated, truncated, _ = self.env.step(self._actions)
+        observations, rewards, terminated, truncated, facts = self.env.step(self._actions)
         self._returns += rewards
         self._lengths += 1
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for lane in np.flatnonzero(done).tolist():
-            infos[lane] = self._final(lane)
+            infos[lane] = self._final(lane, facts["final_obs"][lane])
             self._returns[lane], self._lengths[lane] = 0.0, 0
         return observations, (rewards * self.reward_scale).astype(np.float32), done, infos
 
-    def _final(self, lane: int) -> dict[str, Any]:
+    def _final(self, lane: int, observation: NDArray[np.float32]) -> dict[str, Any]:
         last = self.simulation.accounts[1, lane]
         return {
-            "terminal_observation": self.simulation.obs[1, lane].copy(),
+            "terminal_observation": observation,
             "TimeLimit.truncated": bool(self.simulation.accounts[0, lane, OUTCOME] == TRUNCATED),
             "episode": {"r": float(self._returns[lane]), "l": int(self._lengths[lane]), "t": 0.0},
             "equity": float(last[EQUITY]),

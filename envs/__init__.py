@@ -6,7 +6,7 @@ import gymnasium as gym
 
 from envs.make import FAMILIES
 
-ENCODERS = ("",)  # the encoder part of an id; "" is the plain environment
+ENCODERS = {"": ""}  # the encoder part of an id -> kind of encoder; "" is the plain environment
 
 
 def ids() -> tuple[str, ...]:
@@ -17,14 +17,14 @@ def ids() -> tuple[str, ...]:
 def register() -> None:
     """Register every id once; a second call changes nothing."""
     for family in FAMILIES:
-        for encoder in ENCODERS:
+        for encoder, kind in ENCODERS.items():
             name = f"{family}{encoder}-v0"
             if name not in gym.registry:
                 gym.register(
                     id=name,
                     entry_point="envs.make:build",
                     vector_entry_point="envs.make:build_vector",
-                    kwargs={"family": family},
+                    kwargs={"family": family, **({"encoded": kind} if kind else {})},
                 )
 
 

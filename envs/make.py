@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 from collections import OrderedDict
@@ -9,8 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+
 from envs.simulation import Game
-from envs.trading_env import TradingEnv, TradingVectorEnv
+from envs.trading_env import TradingEnv
+from envs.wrappers.encode import EncodeObservation, EncodeObservationVector
 from markets.compiled import is_cached
 from markets.errors import ConfigError, unknown
 
@@ -23,7 +27,7 @@ _announced: set[str] = set()
 _log = logging.getLogger(__name__)
 
 
-def build(family: str, **arguments: Any) -> TradingEnv:
+def build(family: str, **arguments: Any) -> Any:
     """Build one environment; what ``gym.make`` calls. ``bars`` and ``scaler`` may also be objects here.
 
     Raises:
@@ -31,16 +35,16 @@ def build(family: str, **arguments: Any) -> TradingEnv:
     """
     kind, config, own = _resolve(family, arguments, ())
     game = game_of(family, config)
-    env: TradingEnv = kind.env(game, kind.action_space(), **own)
-    return env
+    env: gym.Env[Any, Any] = kind.env(game, kind.action_space(), **own)
+    return env if game.encoded is None else EncodeObservation(env)
 
 
-def build_vector(family: str, num_envs: int = 1, **arguments: Any) -> TradingVectorEnv:
+def build_vector(family: str, num_envs: int = 1, **arguments: Any) -> Any:
     """Build N lanes natively; what ``gym.make_vec`` calls. ``autoreset_mode`` is NEXT_STEP unless given."""
     kind, config, own = _resolve(family, arguments, ("autoreset_mode",))
     game = game_of(family, config)
-    env: TradingVectorEnv = kind.vector_env(game, kind.action_space(), num_envs, **own)
-    return env
+    env: gym.vector.VectorEnv[Any, Any, Any] = kind.vector_env(game, kind.action_space(), num_envs, **own)
+    return env if game.encoded is None else EncodeObservationVector(env)
 
 
 build.metadata = TradingEnv.metadata  # type: ignore[attr-defined]
@@ -49,7 +53,7 @@ build.metadata = TradingEnv.metadata  # type: ignore[attr-defined]
 def game_of(family: str, config: Any) -> Game:
     """Return the prepared game of a configuration; equal ones share tables, so that lanes and splits cost no copy."""
     kind = family_of(family)
-    key = (family, config, _content(config.bars), _written(config.scaler))
+    key = (family, config, _content(config.bars), _written(config.scaler), _weights(config))
     try:
         if key in _games:
             _games.move_to_end(key)
@@ -89,6 +93,15 @@ def _written(scaler: Any) -> bytes | None:
         return Path(scaler).read_bytes()
     except OSError:
         return None  # reading it again for the game says what is wrong
+
+
+def _weights(config: Any) -> bytes | None:
+    """Return the content of an encoder's file: one that was trained anew must not be served from the cache."""
+    if not config.encoded or config.encoder is None:
+        return None
+    from encoders.encoder import find
+
+    return hashlib.sha256(find(config.encoder).read_bytes()).digest()
 
 
 def _resolve(family: str, arguments: dict[str, Any], more: tuple[str, ...]) -> tuple[Any, Any, dict[str, Any]]:

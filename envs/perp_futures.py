@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from envs import perp_kernel as kernel
+from envs.encoding import encode
 from envs.rewards import parse_reward
 from envs.simulation import COST_SCALE, LEVERAGE, Game
 from envs.splits import SPLITS, split_rows
@@ -44,7 +45,8 @@ class PerpFuturesConfig:
         episode_bars: longest episode; 512 in training, the whole split in evaluation. 0 means the whole split.
         random_start: begin anywhere in the split (training) or at its first row (evaluation).
         initial_equity: USDT. ``leverage``: L, exposure bound in units of equity.
-        contract_leverage: leverage of posted margin; min(L, tier maximum) without.
+        contract_leverage: leverage of posted margin; min(L, tier maximum) without. Below L it bounds the exposure too:
+            an order is cut to what the wallet covers.
         margin_mode: ``isolated`` (the posted margin can be lost) or ``cross`` (the whole wallet backs the position).
         liquidation: ``full``, or ``tiered``: reduce to a lower margin tier where that makes the rest compliant. The
             clearance fee is charged on what is sold; at its default of 1.25 % a tier is seldom enough.
@@ -58,6 +60,9 @@ class PerpFuturesConfig:
         taker_fee, half_spread, impact_coefficient, participation, lot_step, tick_size, minimum_notional,
         maximum_quantity, clearance_fee: replace the contract's own value.
         symbol: chooses the contract; the symbol of the bars without.
+        encoded: kind of encoder whose columns are appended (``jepa``); none without.
+        encoder: folder of its weights, made by ``regimegym pretrain``, or the name of shipped ones.
+        odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
     """
 
     bars: str | Bars = DEFAULT_BARS
@@ -91,6 +96,9 @@ class PerpFuturesConfig:
     maximum_quantity: float | None = None
     clearance_fee: float | None = None
     symbol: str | None = None
+    encoded: str = ""
+    encoder: str | None = None
+    odds: str = "belief"
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -111,6 +119,7 @@ class PerpFuturesConfig:
             _check_number(name, getattr(self, name), low, high)
         for name, kinds in (
             ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("symbol", str),
+            ("encoded", str), ("encoder", str), ("odds", str),
             ("scaler", (str, features.FeatureScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
@@ -124,7 +133,12 @@ class PerpFuturesConfig:
             raise ConfigError(
                 f"episode_bars={self.episode_bars!r} must be a whole number of at least 0 (0: whole split)"
             )
+        if not isinstance(self.reward, str):
+            raise ConfigError(f"reward={self.reward!r} must be text, such as 'log_return=1,drawdown=0.5'")
         parse_reward(self.reward)
+        if not self.encoded and (self.encoder is not None or self.odds != "belief"):
+            name = "encoder" if self.encoder is not None else "odds"
+            raise ConfigError(f"{name}={getattr(self, name)!r} needs an encoder: pass encoded='jepa' as well")
 
 
 class PerpFuturesEnv(TradingEnv):
@@ -222,9 +236,10 @@ class PerpFutures:
 def _game(config: PerpFuturesConfig) -> Game:
     bars = _bars(config)
     scaler, table = _features(config, bars)
+    encoded = encode(config.encoded, bars, config.encoder, config.odds) if config.encoded else None
     market, warm = _market(bars)
     first, stop = split_rows(bars, config.split, config.train_end, config.validation_end)
-    first, last = max(first, warm, table.valid_from), stop - 1
+    first, last = max(first, warm, table.valid_from, 0 if encoded is None else encoded.table.valid_from), stop - 1
     evaluating = config.split != "train"
     length = config.episode_bars if config.episode_bars is not None else (0 if evaluating else TRAINING_EPISODE)
     if last - first < max(length, 1):
@@ -233,11 +248,15 @@ def _game(config: PerpFuturesConfig) -> Game:
             f"earlier splits; {max(length, 1)} are needed: pass more bars, other split dates or a smaller episode_bars"
         )
     random_start = config.random_start if config.random_start is not None else not evaluating
-    if evaluating and bars.close_time[first] <= scaler.train_end and not config.allow_in_sample:
-        raise InSampleError(
-            f"split {config.split!r} begins at {bars.close_time[first]}, not later than the fitted range of the "
-            f"feature scaler, which ends at {scaler.train_end}; pass allow_in_sample=True to evaluate in-sample"
-        )
+    fitted = {"feature scaler": scaler.train_end}
+    if encoded is not None and encoded.table.train_end is not None:
+        fitted[f"encoder {encoded.name!r}"] = encoded.table.train_end
+    for what, end in fitted.items():
+        if evaluating and bars.close_time[first] <= end and not config.allow_in_sample:
+            raise InSampleError(
+                f"split {config.split!r} begins at {bars.close_time[first]}, not later than the fitted range of the "
+                f"{what}, which ends at {end}; pass allow_in_sample=True to evaluate in-sample"
+            )
     episode = length or last - first
     contract = _contract(config, bars)
     return Game(
@@ -261,11 +280,17 @@ def _game(config: PerpFuturesConfig) -> Game:
         last=last,
         episode=episode,
         random_start=random_start,
-        fitted_until=scaler.train_end,
+        fitted_until=max(fitted.values()),
         defaults={LEVERAGE: config.leverage, COST_SCALE: config.cost_scale},
         recipe=("PerpFutures", config),
+        encoded=encoded,
         randomised_costs=0.0 if evaluating else float(config.randomise_costs),
-        details={"contract": contract, "scaler": scaler, "mark": "mark" if bars.mark_open is not None else "last"},
+        details={
+            "contract": contract,
+            "scaler": scaler,
+            "mark": "mark" if bars.mark_open is not None else "last",
+            "encoder": None if encoded is None else {"name": encoded.name, "sha256": encoded.sha256},
+        },
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.encoding import Encoded
 from markets.bars import Bars
 from markets.errors import ActionError, ConfigError
 
@@ -58,6 +59,7 @@ class Game:
         randomised_costs: r; each episode's cost scale is drawn from 1 / (1 + r) to 1 + r times its own; 0 draws none.
         fitted_until: close of the last bar that anything served was fitted on; ``info["in_sample"]`` compares with it.
         recipe: family and configuration it was made from, enough to make it again.
+        names, low, high: of the columns that the kernel writes. encoded: what an encoder appends to them.
     """
 
     kernel: Callable[..., int]
@@ -84,7 +86,21 @@ class Game:
     defaults: dict[int, float]
     recipe: tuple[str, Any]
     randomised_costs: float = 0.0
+    encoded: Encoded | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Names of every column that an agent sees."""
+        return self.names if self.encoded is None else (*self.names, *self.encoded.table.names)
+
+    @property
+    def all_bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Low and high of every column that an agent sees."""
+        if self.encoded is None:
+            return self.low, self.high
+        table = self.encoded.table
+        return np.concatenate([self.low, table.low]), np.concatenate([self.high, table.high])
 
 
 def as_numbers(action: Any) -> NDArray[np.float64]:
@@ -212,6 +228,13 @@ class Simulation:
             lane, number = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
             raise ActionError(f"action[{lane}, {number}] is {values[lane, number]}; actions are finite numbers")
         target[...] = values
+
+    def seen(self) -> NDArray[np.float32]:
+        """Return the present observations with the encoder's columns: ``(N, D)``; not a copy where there are none."""
+        encoded = self.game.encoded
+        if encoded is None:
+            return self.obs[0]
+        return np.concatenate([self.obs[0], encoded.table.values[self.rows]], axis=1)
 
     def run(self, mode: int) -> int:
         """Make one compiled call over all lanes and return how many episodes it ended."""

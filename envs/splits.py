@@ -29,7 +29,10 @@ def split_rows(bars: Bars, split: str, train_end: str | None, validation_end: st
     if train_end is None:
         edges = [0, int(FRACTIONS[0] * total), int(FRACTIONS[1] * total), total]
     else:
-        edges = [0, bars.rows_closed_by(train_end), bars.rows_closed_by(validation_end), total]
+        ends = [bars.rows_closed_by(train_end, "train_end"), bars.rows_closed_by(validation_end, "validation_end")]
+        if ends[0] > ends[1]:
+            raise ConfigError(f"train_end={train_end!r} must come before validation_end={validation_end!r}")
+        edges = [0, *ends, total]
     for name, low, high in zip(SPLITS, edges, edges[1:], strict=False):
         if high <= low:
             cut = "the fractions .6/.2/.2" if train_end is None else f"{train_end=}, {validation_end=}"

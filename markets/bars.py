@@ -165,9 +165,13 @@ class Bars:
         """Return the first row that opens at or after ``time``; ``len(self)`` when there is none."""
         return int(np.searchsorted(self.time, as_time(time, "time")))
 
-    def rows_closed_by(self, time: Any) -> int:
-        """Return how many bars have closed by ``time``; a date alone counts to the end of that day."""
-        return int(np.searchsorted(self.close_time, as_bound(time, "time"), side="right"))
+    def rows_closed_by(self, time: Any, name: str = "time") -> int:
+        """Return how many bars have closed by ``time``; a date alone counts to the end of that day.
+
+        Args:
+            name: of the argument that holds the time, for errors.
+        """
+        return int(np.searchsorted(self.close_time, as_bound(time, name), side="right"))
 
     def between(self, start: int, stop: int) -> Bars:
         """Return rows ``start..stop-1`` and the funding events from the first opening to the last close."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from markets.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+_told: set[str] = set()  # symbols whose missing contract was said
 
 Tier = tuple[float, float, float, float]  # notional up to, maximum leverage, maintenance rate, maintenance amount
 
@@ -109,6 +113,13 @@ def contract_for(symbol: str, price: float) -> PerpetualContract:
     known = CONTRACTS.get(symbol.upper().replace("-", "").replace("/", "").split(":")[0])
     if known is not None:
         return known
+    if symbol not in _told:
+        _told.add(symbol)
+        _log.info(
+            "symbol %r has no contract of its own (known: %s): tick, lot and minimum are scaled to its price, margin "
+            "tiers are a smaller coin's; give lot_step, tick_size, minimum_notional or another symbol to choose",
+            symbol, ", ".join(CONTRACTS),
+        )  # fmt: skip
     tick = 10.0 ** (math.floor(math.log10(price)) - 5)
     lot = 10.0 ** math.floor(math.log10(50.0 / price))
     return PerpetualContract(symbol, tick, lot, lot, max(lot, 5e6 / price), 5.0, ALT_TIERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 TIME_NAMES = ("timestamp", "time", "date", "datetime", "open_time", "opentime")
 RATE_NAMES = ("funding_rate", "fundingrate", "rate")
 STAMPS = ("open", "close")
+_log = logging.getLogger(__name__)
 SECOND, MILLISECOND = np.timedelta64(1, "s"), np.timedelta64(1, "ms")
 
 
@@ -66,11 +68,24 @@ def bars_from_frame(
     present = [*PRICES, "volume", *(name for name in MARKS if name in names)]
     columns: dict[str, Any] = {name: numbers(frame.loc[keep, names[name]], name)[:, None] for name in present}
     times = times[keep]
+    _tell_gaps(times, length, source or symbol or "ASSET")
     events, rates = _funding(funding, times, length)
     return cls(
         time=times, interval=length, symbols=(symbol or "ASSET",), **columns,
         funding_time=events, funding_rate=rates, market=market, source=source,
     )  # fmt: skip
+
+
+def _tell_gaps(times: Times, length: np.timedelta64, what: str) -> None:
+    """Say once, at loading, how much is missing: positions are carried over gaps, and a market that closes has many."""
+    steps = np.diff(times) / length
+    if len(steps) and steps.max() > 1.0:
+        missing = round(float(steps.sum()) - len(steps))
+        _log.warning(
+            "%s: %d gaps, %d bars are missing (longest gap %d bars); positions are carried over them. "
+            "regimegym data-doctor lists them",
+            what, int((steps > 1.0).sum()), missing, round(float(steps.max())) - 1,
+        )  # fmt: skip
 
 
 def numbers(column: pd.Series, name: str) -> Floats:

@@ -9,7 +9,15 @@ import numpy as np
 from markets.bars import MARKS
 from markets.candles import consistent, readable
 from markets.raw_table import Finding, Table, read_by_bars, written
-from markets.volumes import FROZEN, frozen_rows, quote_column, switched_by_price, switched_with
+from markets.volumes import (
+    FROZEN,
+    frozen_rows,
+    quote_column,
+    still_bars,
+    still_rows,
+    switched_by_price,
+    switched_with,
+)
 
 JUMP = 0.5  # a wick is a move by more than this fraction that is undone within one bar
 
@@ -83,6 +91,14 @@ def _frozen(table: Table) -> Iterator[Finding]:
     yield from table.found("frozen", "close", rows, text, severity="warning")
 
 
+def _still_prices(table: Table) -> Iterator[Finding]:
+    rows = still_rows(table)
+    runs = int((np.diff(rows.astype(int), prepend=0) == 1).sum())
+    text = f"frozen prices: {rows.sum()} bars in {runs} runs of {still_bars(table.interval)} or more repeat all four "
+    text += "prices of the bar before while volume moves"
+    yield from table.found("still_prices", "close", rows, text, severity="warning")
+
+
 def _zero_volume(table: Table) -> Iterator[Finding]:
     if "volume" not in table.values:
         return
@@ -118,6 +134,7 @@ VALUE_DETECTORS: dict[str, Callable[[Table], Iterator[Finding]]] = {
     "swapped_columns": _swapped_columns,
     "switched_volume": _switched_volume,
     "frozen": _frozen,
+    "still_prices": _still_prices,
     "zero_volume": _zero_volume,
     "wicks": _wicks,
 }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from markets.bars import Floats
 from markets.candles import Mask
 from markets.raw_table import QUOTE_NAMES, Table
 
 FROZEN = 3  # bars in a row that repeat each other before a feed counts as frozen
 WINDOW = 24  # bars on either side whose median volumes are compared
+STILL = 5  # bars in a row that repeat all four prices, whatever their volume, before a feed counts as frozen ...
+STILL_TIME = np.timedelta64(20, "m")  # ... and the time they cover: thin minutes repeat a price up to 5 times in a row
 DEAR = 50.0  # price from which a switch of base and quote volume stands out from what volume does by itself
 
 
@@ -50,9 +53,31 @@ def frozen_rows(table: Table) -> Mask:
     still = np.zeros(len(table.row), bool)
     if "" not in table.prefixes or "volume" not in table.values or len(still) < FROZEN:
         return still
-    values = np.vstack([table.candle(), table.values["volume"]])
+    return _runs(table, np.vstack([table.candle(), table.values["volume"]]), FROZEN)
+
+
+def still_bars(interval: np.timedelta64) -> int:
+    """Return how many bars of a length must repeat all four prices before their feed counts as frozen."""
+    return max(STILL, int(np.ceil(STILL_TIME / interval))) if interval > np.timedelta64(0) else STILL
+
+
+def still_rows(table: Table) -> Mask:
+    """Rows in runs of at least :func:`still_bars` that repeat each other in all four prices, and are not frozen rows.
+
+    Volume moves there: a feed that lost its prices and not its trade counter, or prices that somebody filled in.
+    """
+    if "" not in table.prefixes:
+        return np.zeros(len(table.row), bool)
+    return _runs(table, table.candle(), still_bars(table.interval)) & ~frozen_rows(table)
+
+
+def _runs(table: Table, values: Floats, least: int) -> Mask:
+    """Rows in runs of at least ``least`` of the T columns of ``values`` that equal each other."""
+    still = np.zeros(len(table.row), bool)
+    if len(still) < least:
+        return still
     same = (values[:, 1:] == values[:, :-1]).all(axis=0) & ~table.explained[1:] & ~table.explained[:-1]
-    whole = np.logical_and.reduce(np.lib.stride_tricks.sliding_window_view(same, FROZEN - 1), axis=1)
-    for shift in range(FROZEN):
+    whole = np.logical_and.reduce(np.lib.stride_tricks.sliding_window_view(same, least - 1), axis=1)
+    for shift in range(least):
         still[shift : shift + len(whole)] |= whole
     return still

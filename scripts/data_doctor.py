@@ -17,10 +17,11 @@ from typing import Any
 
 import pandas as pd
 
+from markets.bars import PRICES
 from markets.cut_file import find_cut
 from markets.doctor import Finding, diagnose, treat
 from markets.errors import ConfigError, require
-from markets.frames import STAMPS
+from markets.frames import RATE_NAMES, STAMPS, column_names
 from markets.sources import find
 from markets.sources.files import read_renames, read_table
 
@@ -34,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interval", metavar="LENGTH", help="bar length such as 1h (default: the most frequent step)")
     parser.add_argument("--stamp", choices=STAMPS, default="open", help="what the time of a row is (default: open)")
     parser.add_argument("--rename", default="", metavar="OLD:NEW", help="columns to rename, separated by commas")
-    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a repaired file; never over an existing one")
+    parser.add_argument(
+        "--fix", type=Path, metavar="OUT", help="write a repaired file, such as fixed.csv; never over an existing one"
+    )
     parser.add_argument("--now", metavar="TIME", help="when the file was made (UTC, default: now); later bars are open")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
@@ -46,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     renames = read_renames(options.rename)
     place = find(options.file)
     frame = read_table(place).rename(columns=renames)
+    _check_candles(options.file, frame)
     funding = None if options.funding is None else read_table(find(options.funding)).rename(columns=renames)
     how = {"interval": options.interval, "now": options.now, "stamp": options.stamp, "funding": funding}
     cut = find_cut(place, len(frame))
@@ -57,6 +61,17 @@ def run(options: argparse.Namespace) -> int:
         report |= {"repairs": done, "remaining": left, "written": str(options.fix), "rows_written": len(fixed)}
     _show(report, options.json)
     return int(any(finding.severity == "error" for finding in report["remaining"]))
+
+
+def _check_candles(file: str, frame: pd.DataFrame) -> None:
+    """Say where a file of funding events goes: as candles, every column would be missing."""
+    names = column_names(frame)
+    rates = [names[name] for name in RATE_NAMES if name in names]
+    if rates and not any(name in names for name in PRICES):
+        raise ConfigError(
+            f"{file} has a column {rates[0]!r} and no prices: it looks like funding events. "
+            f"Pass it beside its candles: regimegym data-doctor CANDLES --funding {file}"
+        )
 
 
 def _check_target(target: Path) -> None:

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from markets.errors import MissingExtraError
+from markets.errors import InSampleError, MissingExtraError
+from scripts import folders
 from scripts.arguments import add_env_arguments, pairs
 
 _log = logging.getLogger(__name__)
@@ -39,10 +40,14 @@ def run(options: argparse.Namespace) -> int:
     changes = pairs(options.env_arg, "--env-arg")
     if options.bars is not None:
         changes["bars"] = options.bars
-    result = compare(options.agents, options.split, changes, quiet=options.quiet)
+    if options.out is not None:
+        folders.make(options.out)
+    try:
+        result = compare(options.agents, options.split, changes, quiet=options.quiet)
+    except InSampleError as error:
+        raise InSampleError(f"{error}; on the command line: --env-arg allow_in_sample=true") from error
     first = options.agents[0]
     out = options.out or (first.parent if first.is_file() else first)
-    out.mkdir(parents=True, exist_ok=True)
     name = f"evaluation-{options.split}"
     content = {key: value for key, value in result.items() if key != "walks"}
     (out / f"{name}.json").write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")

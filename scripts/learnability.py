@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scripts import folders
 from scripts.arguments import whole
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     chosen = {**(QUICK if options.quick else {}), **{name: value for name, value in given.items() if value is not None}}
     config = LearnabilityConfig(env=options.env, **chosen)
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
+        folders.make(options.out)
     result = measure(config, _log.info)
     text = json.dumps(result, indent=1) + "\n"
     if options.out is not None:

@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 
 from markets.errors import ConfigError
+from scripts import folders
 from scripts.arguments import Terminated, add_env_arguments, pairs, run_log, terminable, whole
 
 TERMINATED = 143  # exit status after SIGTERM, as shells count it: 128 + 15
@@ -24,8 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--algo", required=True, metavar="NAME", help="ppo, a2c, recurrent_ppo or tqc")
     parser.add_argument("--bars", metavar="SPEC", help="kind:path?key=value; the synthetic market without")
     parser.add_argument(
-        "--steps", type=whole, default=1_000_000, help="environment steps over all lanes (default 1,000,000)"
-    )
+        "--steps", type=whole, default=1_000_000,
+        help="environment steps over all lanes (default 1,000,000), rounded up to whole rollouts: bars of a rollout x "
+        "lanes, 64 x 256 = 16,384 for ppo unless --set n_steps or --lanes say otherwise",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="where agent.zip, logs and TensorBoard go"
@@ -53,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     """Train and say where the agent is."""
     from agents.recipe import TrainingConfig, describe, resolve
     from agents.training import train
+    from envs.make import game_of
 
     arguments = pairs(options.env_arg, "--env-arg")
     if options.bars is not None:
@@ -73,17 +77,21 @@ def run(options: argparse.Namespace) -> int:
         threads=options.threads,
         quiet=options.quiet,
     )
-    resolve(config.env, config.arguments)  # name errors before anything is written
+    game_of(*resolve(config.env, config.arguments))  # what is wrong with names and bars comes before --out
     _check_out(options)
+    folders.make(options.out)
     with run_log(options.out, "training") as log:
         _log.info("log file: %s", log)
         _log.info("%s", ", ".join(f"{key}={value}" for key, value in describe(config).items()))
         try:
             with terminable():
                 train(config)
-        except Terminated:
-            _log.info("ended by SIGTERM; go on with --resume")
-            return TERMINATED
+        except KeyboardInterrupt as stopped:
+            terminated = isinstance(stopped, Terminated)
+            _log.info("ended by %s; %s", "SIGTERM" if terminated else "Ctrl-C", _way_on(options.out))
+            if terminated:
+                return TERMINATED
+            raise
     _log.info("evaluate it with: regimegym evaluate %s", options.out)
     _log.info("watch it with:    tensorboard --logdir %s", options.out / "tensorboard")
     return 0
@@ -91,13 +99,20 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_out(options: argparse.Namespace) -> None:
     """Refuse to write over what a folder holds unless told what to do with it."""
-    agent, begun = (options.out / "agent.zip").exists(), any((options.out / "checkpoints").glob("checkpoint-*.zip"))
     if options.resume and options.overwrite:
         raise ConfigError("--resume goes on with the run in --out, --overwrite replaces it: pass one of them")
-    if options.resume and agent and not begun:
-        raise ConfigError(f"--resume: {options.out} holds an agent, but no checkpoint of its training to go on from")
-    if (agent or begun) and not (options.resume or options.overwrite):
-        what = "an agent" if agent else "an unfinished run"
+    if options.resume:
+        folders.check_resume(options.out)
+    what = folders.occupied(options.out)
+    if what and not (options.resume or options.overwrite):
         raise ConfigError(
             f"--out {options.out} holds {what} already: choose another folder, pass --overwrite, or --resume to go on"
         )
+
+
+def _way_on(out: Path) -> str:
+    """Say from which step the run goes on, as far as a checkpoint is there."""
+    steps = [int(path.stem.rpartition("-")[2]) for path in out.glob(folders.BEGUN)]
+    if not steps:
+        return "no checkpoint was written yet: the same command with --resume begins anew"
+    return f"go on with the same command and --resume, from the checkpoint of step {max(steps):,}"

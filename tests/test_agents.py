@@ -395,3 +395,30 @@ def test_each_call_makes_a_fresh_baseline() -> None:
 def test_an_unknown_baseline_is_an_error_with_the_nearest_one() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown baseline 'buy-and-hodl'\. Did you mean 'buy-and-hold'"):
         baseline("buy-and-hodl")
+
+
+# Observations that are none
+
+
+@pytest.mark.parametrize("given", [{"a": 1.0}, "text", [[1.0], [1.0, 2.0]], [None, "x"]], ids=repr)
+def test_an_observation_that_is_no_table_of_numbers_is_a_typed_error(given: Any) -> None:
+    with pytest.raises(ConfigError, match="observation"):
+        Reader().bind(NAMES).predict(given)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_number_that_is_not_finite_is_named_by_its_column_where_the_agent_reads_it(value: float) -> None:
+    agent, batch = Reader().bind(NAMES), observations(3)
+    batch[:, NAMES.index("a")] = value
+    agent.predict(batch)  # a column that it does not read
+    batch[1, NAMES.index("exposure")] = value
+    with pytest.raises(ConfigError, match=r"'exposure' \(row 1 of 3\)"):
+        agent.predict(batch)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"runs"])
+def test_what_is_no_path_is_a_typed_error_and_not_an_agent(path: Any) -> None:
+    import agents
+
+    with pytest.raises(ConfigError, match="path="):
+        agents.load(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import agents
 import regimegym
 from agents.artefact import PolicyAgent
 from agents.evaluation import walk
+from agents.hyperparameters import RANGES
 from agents.recipe import TrainingConfig
-from agents.sb3 import ALGORITHMS, LARGEST_REPLAY, algorithm, build_model, hyperparameters
+from agents.sb3 import ALGORITHMS, LARGEST_REPLAY, algorithm, build_model, check_settings, hyperparameters
 from agents.training import train
 from agents.vec_env import NativeVecEnv
 from envs.make import build_vector, game_of
@@ -123,7 +125,7 @@ def test_an_unknown_hyperparameter_is_refused_with_those_that_can_be_set(algo: s
         ("tqc", {"n_quantiles": 0}, "n_quantiles=0"),
         ("tqc", {"buffer_size": 0}, "buffer_size=0"),
         ("tqc", {"train_freq": "episode"}, "train_freq='episode'"),
-        ("tqc", {"ent_coef": "high"}, "tqc cannot be built"),
+        ("tqc", {"ent_coef": "high"}, "ent_coef='high'"),
         ("tqc", {"net_arch": {"pi": [8]}}, "tqc cannot be built"),
     ],
     ids=str,
@@ -248,3 +250,63 @@ def test_a_recurrent_agent_comes_back_from_its_file_with_the_same_memory(tmp_pat
         assert np.array_equal(ours, theirs)
     assert one is not None
     assert one[0].shape == (2, 1, 8)
+
+
+# Ranges of hyperparameters
+
+
+BAD_VALUES = [
+    ("ppo", "gamma", 1.5, "from 0 to 1"),
+    ("ppo", "gamma", math.nan, "from 0 to 1"),
+    ("ppo", "gae_lambda", -0.1, "from 0 to 1"),
+    ("ppo", "learning_rate", 0, "above 0"),
+    ("ppo", "learning_rate", math.inf, "above 0"),
+    ("ppo", "clip_range", 0, "above 0"),
+    ("ppo", "max_grad_norm", -1, "at least 0"),
+    ("ppo", "ent_coef", "auto", "at least 0"),
+    ("ppo", "n_steps", 2.5, "whole number of at least 1"),
+    ("ppo", "n_epochs", 0, "whole number of at least 1"),
+    ("ppo", "batch_size", True, "whole number of at least 1"),
+    ("ppo", "normalize_advantage", 1, "true or false"),
+    ("a2c", "vf_coef", -0.5, "at least 0"),
+    ("recurrent_ppo", "target_kl", 0, "above 0"),
+    ("tqc", "tau", 2, "from 0 to 1"),
+    ("tqc", "learning_starts", -1, "whole number of at least 0"),
+    ("tqc", "train_freq", 0, "whole number of at least 1"),
+    ("tqc", "ent_coef", "auto_x", "auto_0.1"),
+]
+
+
+@pytest.mark.parametrize(("algo", "key", "value", "wanted"), BAD_VALUES, ids=str)
+def test_a_hyperparameter_out_of_its_range_is_refused_with_field_value_and_range(
+    algo: str, key: str, value: Any, wanted: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_settings(algo, {key: value})
+    for words in (f"{key}={value!r}", algo, wanted):
+        assert words in str(caught.value)
+
+
+def test_without_the_table_of_ranges_a_discount_of_one_and_a_half_would_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of the test above."""
+    monkeypatch.setattr("agents.hyperparameters.RANGES", {})
+    check_settings("ppo", {"gamma": 1.5})
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_default_and_the_ends_of_the_ranges_are_taken(algo: str) -> None:
+    check_settings(algo, algorithm(algo).settings)
+    check_settings(algo, hyperparameters(algo) | algorithm(algo).settings)
+    check_settings(algo, {"gamma": 1, "learning_rate": 1e-9} | ({"ent_coef": "auto_0.1"} if algo == "tqc" else {}))
+    numbers = {key for key, value in hyperparameters(algo).items() if type(value) in (int, float)}
+    assert numbers <= set(RANGES), "a number without a range"
+
+
+@pytest.mark.parametrize("state", [3, "state", (1, 2), (np.zeros((1, 2, 32)), np.zeros((1, 2, 32)))], ids=repr)
+def test_a_state_that_a_recurrent_agent_did_not_return_is_refused_with_the_shape_it_needs(
+    recurrent: PolicyAgent, state: Any
+) -> None:
+    row = observations(1)[0]
+    with pytest.raises(ConfigError, match=r"state is .* remembers two arrays of shape"):
+        recurrent.predict(row, state)
+    assert recurrent.predict(row, recurrent.predict(row)[1])[0].shape == (1,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from envs.splits import split_rows
+from markets import synthetic
 from markets.bars import MARKS, PRICES, Bars, as_bound, as_interval, as_time
 from markets.errors import ConfigError, DataError, RegimeGymError, UnknownNameError
 
@@ -517,3 +520,31 @@ def test_unchecked_bars_carry_what_the_schema_would_reject() -> None:
 def test_every_error_of_bad_data_is_a_value_error() -> None:
     assert issubclass(DataError, RegimeGymError)
     assert issubclass(RegimeGymError, ValueError)
+
+
+def test_gaps_are_told_at_loading_with_their_number_and_a_whole_file_says_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    frame = pd.DataFrame(
+        {name: 100.0 for name in ("open", "high", "low", "close", "volume")},
+        index=pd.date_range("2024-01-01", periods=50, freq="h"),
+    )
+    Bars.from_frame(frame, symbol="BTCUSDT")
+    assert not caplog.records
+    Bars.from_frame(frame.drop(frame.index[[10, 11, 12, 30]]), symbol="BTCUSDT")
+    (record,) = caplog.records
+    assert "2 gaps, 4 bars are missing (longest gap 3 bars)" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        (("2023-06-31", "2024-01-01"), "train_end='2023-06-31' is not a date"),
+        (("2020-02-01", "2020-13-01"), "validation_end='2020-13-01' is not a date"),
+        (("2020-03-01", "2020-02-01"), "train_end='2020-03-01' must come before validation_end='2020-02-01'"),
+    ],
+)
+def test_impossible_split_dates_are_named(ends: tuple[str, str], message: str) -> None:
+    bars = synthetic.crypto(1, "1h", 3000)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        split_rows(bars, "train", *ends)

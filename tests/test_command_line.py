@@ -96,7 +96,10 @@ def test_flags_and_arguments_reach_the_training(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_saves_the_agent_and_ends_with_status_130(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from agents.callbacks import AccountTags
 
@@ -112,6 +115,7 @@ def test_ctrl_c_saves_the_agent_and_ends_with_status_130(
     assert regimegym.main(train_words(tmp_path)) == 130
     assert artefact.load(tmp_path).manifest["steps"] == 40 * 16
     assert "stopped" in capsys.readouterr().err
+    assert "ended by Ctrl-C; go on with the same command and --resume, from the checkpoint of step 512" in caplog.text
 
 
 # evaluate
@@ -278,12 +282,18 @@ BAD = {
     "twice": (["train", "--env-arg", "leverage=2", "--env-arg", "leverage=3"], ("'leverage'", "twice")),
     "hyperparameter": (["train", "--set", "gama=0.9"], ("'gama'", "Did you mean 'gamma'")),
     "hyperparameter value": (["train", "--set", "gamma=high"], ("gamma",)),
+    "hyperparameter out of range": (["train", "--set", "gamma=1.5"], ("gamma=1.5", "from 0 to 1")),
+    "hyperparameter as a flag": (["train", "--learning-rate", "0.1"], ("--set learning_rate=",)),
+    "argument as a flag": (["train", "--leverage", "2"], ("--env-arg leverage=",)),
+    "misspelt flag": (["learnability", "--quik"], ("did you mean --quick?",)),
+    "misspelt flag that is required": (["train", "--ouut", "x"], ("did you mean --out?",)),
+    "fix without a target": (["data-doctor", "x.csv", "--fix"], ("--fix OUT",)),
     "reserved hyperparameter": (["train", "--set", "verbose=1"], ("verbose",)),
     "device": (["train", "--device", "gpu"], ("device='gpu'",)),
     "one date": (["train", "--env-arg", "train_end=2020-03-01"], ("validation_end is missing",)),
     "dates in the wrong order": (
         ["train", "--env-arg", "train_end=2020-04-01", "--env-arg", "validation_end=2020-03-01"],
-        ("train_end", "validation_end", "'validation' empty"),
+        ("train_end", "validation_end", "must come before"),
     ),
     "no date": (["train", "--env-arg", "train_end=soon", "--env-arg", "validation_end=2020-03-01"], ("soon",)),
     "too few bars": (["train", "--bars", "synthetic:crypto?bars=100"], ("bars",)),
@@ -385,6 +395,112 @@ def test_an_output_folder_that_is_a_file_ends_with_status_two(
     words = train_words(file) if verb == "train" else ["evaluate", str(trained["ppo"]), "--out", str(file), "--quiet"]
     assert str(file) in failed(words, capsys)
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--set", "gamma=2"], "gamma=2"),
+        (["--bars", "parquet:nowhere.parquet"], "nowhere.parquet"),
+        (["--device", "gpu"], "device='gpu'"),
+    ],
+    ids=["set", "bars", "device"],
+)
+def test_a_wrong_setting_is_told_before_a_folder_that_is_taken(
+    trained: dict[str, Path], more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = failed([*train_words(trained["ppo"]), *more], capsys)
+    assert said in text
+    assert "--out" not in text
+
+
+def test_an_output_folder_that_cannot_be_made_is_named_as_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert f"--out {tmp_path / 'file'} is a file" in failed(train_words(tmp_path / "file"), capsys)
+    assert "--out" in failed(train_words(tmp_path / "file" / "below"), capsys)
+
+
+def test_a_file_that_is_no_agent_is_not_recommended_as_a_folder_to_train_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.py"
+    file.write_text("")
+    text = failed(["evaluate", str(file)], capsys)
+    assert "it is a file" in text
+    assert "--out" not in text
+
+
+def test_nothing_to_resume_is_an_error_that_names_the_nearest_run_and_writes_nothing(
+    trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = trained["ppo"].with_name("ppo-11")
+    text = failed([*train_words(missing), "--resume"], capsys)
+    assert f"Did you mean {trained['ppo-1']}?" in text
+    assert "leave --resume out" in text
+    assert not missing.exists()
+
+
+def test_a_run_that_left_its_log_only_is_begun_anew_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "training.log").write_text("begun\n")
+    assert regimegym.main([*train_words(tmp_path), "--resume"]) == 0
+    assert [record.levelname for record in caplog.records if "starting from the beginning" in record.message] == [
+        "WARNING"
+    ]
+
+
+def test_the_log_says_how_steps_are_rounded_and_what_zeros_stand_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert regimegym.main([*train_words(tmp_path), "--steps", "1000"]) == 0
+    assert "1,000 steps asked, 1,024 trained: whole rollouts of 16 lanes x 32" in caplog.text
+    assert artefact.load(tmp_path).manifest["steps"] == 1024
+    assert "lanes=16" in caplog.text
+    assert "checkpoint_every=100000" in caplog.text
+
+
+def test_an_evaluation_inside_the_training_range_names_the_flag_that_allows_it(
+    trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bars = BARS.replace("bars=3000", "bars=1500")
+    words = ["evaluate", str(trained["ppo"]), "--bars", bars, "--out", str(tmp_path), "--quiet"]
+    assert "--env-arg allow_in_sample=true" in failed(words, capsys)
+    assert regimegym.main([*words, "--env-arg", "allow_in_sample=true"]) == 0
+
+
+def test_a_second_demo_keeps_the_first_and_overwrite_replaces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, calls = regimegym.main, []
+
+    def main(words: list[str]) -> int:
+        calls.append(words)
+        out = Path(words[words.index("--out") + 1]) if words[0] == "train" else None
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "agent.zip").write_bytes(b"")
+        return 0
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(regimegym, "main", main)
+    for more, folder in (([], "demo"), ([], "demo-2"), ([], "demo-3"), (["--overwrite"], "demo")):
+        calls.clear()
+        assert honest(["demo", *more]) == 0
+        assert calls[0][calls[0].index("--out") + 1] == str(Path("runs") / folder)
+        assert ("--overwrite" in calls[0]) == bool(more)
+        assert calls[1][:2] == ["evaluate", str(Path("runs") / folder)]
+
+
+def test_a_demo_into_a_folder_that_holds_an_agent_is_refused(
+    trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained["ppo"] / "agent.zip").read_bytes()
+    assert "--overwrite" in failed(["demo", "--out", str(trained["ppo"]), "--steps", "1000", "--quiet"], capsys)
+    assert (trained["ppo"] / "agent.zip").read_bytes() == before
 
 
 # Processes of their own

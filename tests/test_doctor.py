@@ -119,6 +119,13 @@ def frozen(volume: float | None) -> Callable[[pd.DataFrame], pd.DataFrame]:
     return plant
 
 
+def still(table: pd.DataFrame) -> pd.DataFrame:
+    """41 bars whose four prices stand still while volume moves."""
+    for name in PRICES:
+        table.loc[80:120, name] = table.loc[80, "close"]
+    return table
+
+
 def quote_part(table: pd.DataFrame) -> pd.DataFrame:
     table.loc[90:169, "volume"] *= table.loc[90:169, "close"]
     return table
@@ -207,6 +214,7 @@ DEFECTS: dict[str, tuple[Plant, str, tuple[str, str, int, int], bool]] = {
     ),
     "frozen": (frozen(0.0), "frozen", ("frozen", "close", 80, 4), False),
     "frozen with volume": (frozen(None), "frozen", ("frozen", "close", 80, 4), False),
+    "still prices": (still, "still_prices", ("still_prices", "close", 80, 41), False),
     "no trade": (put([85, 120], "volume", 0.0), "zero_volume", ("zero_volume", "volume", 85, 2), False),
     "wick up": (times(86, 1.6, "high", "close"), "wicks", ("wick", "high", 86, 1), False),
     "wick down": (times(87, 0.4, "low", "close"), "wicks", ("wick", "low", 87, 1), False),
@@ -564,3 +572,21 @@ def test_json_has_the_findings_and_the_repairs(tmp_path: Path, capsys: pytest.Ca
     assert [finding["kind"] for finding in report["findings"]] == ["duplicate"]
     assert report["repairs"] == ["dropped 1 identical duplicates"]
     assert report["remaining"] == []
+
+
+@pytest.mark.parametrize(("minutes", "least"), [(1, 20), (5, 5), (15, 5), (60, 5), (1440, 5)])
+def test_prices_may_repeat_for_a_few_bars_and_longer_where_bars_are_short(minutes: int, least: int) -> None:
+    for count in (least - 1, least):
+        table = candles()
+        table["timestamp"] = pd.date_range("2024-01-01", periods=len(table), freq=f"{minutes}min", tz="UTC")
+        for name in PRICES:
+            table.loc[80 : 80 + count - 1, name] = table.loc[80, "close"]
+        kinds = {finding.kind: finding.count for finding in look(table)}
+        assert kinds.get("still_prices", 0) == (count if count == least else 0)
+
+
+def test_a_file_of_funding_events_is_told_where_it_goes(tmp_path: Path) -> None:
+    file = tmp_path / "rates.csv"
+    file.write_text("timestamp,fundingRate\n2024-01-01T00:00:00Z,0.0001\n2024-01-01T08:00:00Z,0.0001\n")
+    with pytest.raises(ConfigError, match="--funding"):
+        command(file)

@@ -27,6 +27,7 @@ from agents.learnability import (
     oracle_growth,
     score,
 )
+from agents.vec_env import NativeVecEnv
 from envs.make import build, game_of
 from envs.perp_futures import PerpFuturesConfig
 from envs.simulation import Game
@@ -94,7 +95,7 @@ def test_lanes_equal_single_environments_and_final_observations_are_as_wide() ->
 
 
 def test_the_bridge_hands_the_learner_a_last_observation_of_full_width() -> None:
-    bridge = learnability._Bridge(lanes(AutoresetMode.SAME_STEP))
+    bridge = NativeVecEnv(lanes(AutoresetMode.SAME_STEP))
     bridge.seed(SEED)
     width = bridge.reset().shape[1]
     for _ in range(16):

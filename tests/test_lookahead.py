@@ -339,7 +339,9 @@ def test_a_trial_that_cannot_be_played_is_counted_not_hidden(caplog: pytest.LogC
     leaks = lookahead.check_table(fragile, market(), trials=5)
     assert list(leaks) == []
     assert leaks.skipped > 0
-    assert f"{leaks.skipped} more could not be played" in str(leaks)
+    assert f"note: {leaks.skipped} more could not be played" in str(leaks)
+    assert "too short" in str(leaks).splitlines()[-1], "the reason stands at the end"
+    assert caplog.text == "", "nothing that looks like a failure comes before the verdict"
 
 
 # ---- the command ------------------------------------------------------------------------------------------------
@@ -444,4 +446,5 @@ def test_the_command_tests_an_environment(command: Callable[..., tuple[int, str]
     status, text = command("--env", "PerpFutures-v0", "--env-arg", "leverage=2", "--trials", "3")
     assert status == 0
     assert text.startswith("PerpFutures-v0: nothing found in ")
+    assert "columns (41 observed, reward, ended, " in text
     assert "PerpFutures-v0, 4 lanes: nothing found in " in text

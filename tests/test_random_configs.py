@@ -76,6 +76,9 @@ OWN: dict[str, Draw] = {  # fields whose values the schema cannot tell
     "symbol": lambda random: random.choice([None, "BTCUSDT", "SOLUSDT", "NEWCOIN"]),
     "episode_bars": lambda random: random.choice([None, 0, 1, 2, 50, 400]),
     "scaler": lambda random: None,
+    "encoded": lambda random: "",  # needs weights, which test_jepa makes
+    "encoder": lambda random: None,
+    "odds": lambda random: "belief",
     "train_end": lambda random: None,
     "validation_end": lambda random: None,
 }

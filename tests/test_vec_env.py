@@ -48,15 +48,15 @@ def actions(steps: int, lanes: int = LANES) -> NDArray[np.float32]:
 class ForgetsTheLastObservation(NativeVecEnv):
     """Planted fault: hands out the first observation of the next episode as the last of this one."""
 
-    def _final(self, lane: int) -> dict[str, Any]:
-        return {**super()._final(lane), "terminal_observation": self.simulation.obs[0, lane].copy()}
+    def _final(self, lane: int, observation: Any) -> dict[str, Any]:
+        return {**super()._final(lane, observation), "terminal_observation": self.simulation.obs[0, lane].copy()}
 
 
 class AlwaysTruncated(NativeVecEnv):
     """Planted fault: calls a liquidation a time limit, so that its loss would be bootstrapped away."""
 
-    def _final(self, lane: int) -> dict[str, Any]:
-        return {**super()._final(lane), "TimeLimit.truncated": True}
+    def _final(self, lane: int, observation: Any) -> dict[str, Any]:
+        return {**super()._final(lane, observation), "TimeLimit.truncated": True}
 
 
 class ForgetsToStartAnew(NativeVecEnv):

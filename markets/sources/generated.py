@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from markets import synthetic
+from markets import synthetic, synthetic_regimes
 from markets.bars import Bars
 from markets.errors import ConfigError, unknown
 from markets.sources import reject_unknown
 
-MARKETS = ("crypto",)
+MARKETS = ("crypto", "regimes")
+REGIMES_OPTIONS = ("seed", "interval", "bars", "level", "regimes", "start", "stress")
 
 
 def load_synthetic(path: str, options: dict[str, str], specification: str) -> Bars:
-    """Generate ``synthetic:crypto?seed=0&interval=1h&bars=40000`` plus any number of the generator's parameters."""
+    """Generate the bars of ``synthetic:crypto?...`` or ``synthetic:regimes?...``; each generator has its own options.
+
+    Raises:
+        UnknownNameError: another market or option. ConfigError: naming the option and its value.
+    """
     if path not in MARKETS:
         raise unknown("synthetic market", path, MARKETS)
+    return (_crypto if path == "crypto" else _regimes)(options)
+
+
+def _crypto(options: dict[str, str]) -> Bars:
+    """Read ``seed=0&interval=1h&bars=40000`` plus any number of the generator's parameters."""
     numbers = tuple(item.name for item in fields(synthetic.CryptoParameters) if item.type == "float")
     reject_unknown(options, ("seed", "interval", "bars", *numbers), "synthetic")
     seed = _integer("seed", options.pop("seed", "0"), 0)
@@ -24,6 +34,14 @@ def load_synthetic(path: str, options: dict[str, str], specification: str) -> Ba
     chosen = {name: _number(name, value) for name, value in options.items()}
     parameters = synthetic.CryptoParameters(**chosen)  # type: ignore[arg-type]
     return synthetic.crypto(seed=seed, interval=interval, bars=bars, parameters=parameters)
+
+
+def _regimes(options: dict[str, str]) -> Bars:
+    """Read ``seed=0&interval=1h&bars=32768&level=market&regimes=6&start=2020-01-01`` and ``stress=sv`` or ``mix``."""
+    reject_unknown(options, REGIMES_OPTIONS, "synthetic:regimes")
+    least = {"seed": 0, "bars": 2, "regimes": 2}
+    chosen = {name: _integer(name, value, least[name]) if name in least else value for name, value in options.items()}
+    return synthetic_regimes.regimes(**chosen)  # type: ignore[arg-type]
 
 
 def _integer(name: str, text: str, least: int) -> int:

@@ -1,0 +1,201 @@
+"""The shipped Koopman-JEPA encoder: box trunk, its softmax over regimes, and the belief filter beside it; numpy only.
+
+A row is the embedding, standardised with training statistics and clipped to five deviations, then the odds of the K
+regimes. The embedding serves what real volatility does on many scales; the belief says which regime it is. Trained by
+:mod:`encoders.jepa_training`; inside an environment nothing of torch is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.belief import BeliefFilter, BeliefParameters
+from encoders.box_trunk import LOOK_BACK, BoxTrunk, TrunkWeights
+from encoders.channels import ChannelScaler, ChannelStream, percent_returns
+from encoders.encoder import Arrays, Encoder, Provenance
+from encoders.regimes import VOICES, KMeansHead, SoftmaxHead, names_of
+from markets.bars import Bars
+from markets.errors import ArtefactError, unknown
+
+CLIP = 5.0  # deviations of the training range
+WARM_UP = LOOK_BACK + 1  # of the embedding: the first bar has no return
+SPELLS, LONGEST_WARM_UP = 4.0, 4096  # longest mean spells after which the belief has forgotten where it began; bars
+
+
+class JEPAEncoder(Encoder):
+    """Embedding and regime odds of one symbol's bars.
+
+    Args:
+        scaler: of the channels. trunk: weights. mean, deviation: ``(D,)`` of the raw embedding on the training range.
+        softmax: head distilled from the smoothed belief. kmeans: centres on the standardised embedding.
+        belief: fitted filter. voice: whose odds are served: ``belief``, ``softmax`` or ``kmeans``.
+    """
+
+    kind = "jepa"
+
+    def __init__(
+        self,
+        scaler: ChannelScaler,
+        trunk: TrunkWeights,
+        mean: NDArray[np.float32],
+        deviation: NDArray[np.float32],
+        softmax: SoftmaxHead,
+        kmeans: KMeansHead,
+        belief: BeliefParameters,
+        provenance: Provenance,
+        facts: Mapping[str, Any] | None = None,
+        voice: str = "belief",
+    ) -> None:
+        super().__init__(provenance, facts)
+        if voice not in VOICES:
+            raise unknown("voice", voice, VOICES)
+        latent, regimes = trunk.latent, len(belief)
+        if trunk.channels != len(scaler.names):
+            raise ArtefactError(f"the trunk reads {trunk.channels} channels, the scaler gives {scaler.names}")
+        for name, value, shape in (
+            ("mean", mean, (latent,)), ("deviation", deviation, (latent,)),
+            ("softmax weight", softmax.weight, (regimes, latent)), ("centres", kmeans.centres, (regimes, latent)),
+        ):  # fmt: skip
+            if value.shape != shape:
+                raise ArtefactError(f"{name} has shape {value.shape}, expected {shape}")
+        if not (deviation > 0.0).all():
+            raise ArtefactError("deviation of the embedding holds a number that is not positive")
+        self.scaler, self.trunk_weights, self.mean, self.deviation = scaler, trunk, mean, deviation
+        self.softmax, self.kmeans, self.belief, self.voice = softmax, kmeans, belief, voice
+        self.trunk, self.filter = BoxTrunk(trunk), BeliefFilter(belief)
+        self.names = (*(f"jepa_{d:02d}" for d in range(latent)), *names_of(regimes))
+        self.low = np.concatenate([np.full(latent, -CLIP), np.zeros(regimes)]).astype(np.float32)
+        self.high = np.concatenate([np.full(latent, CLIP), np.ones(regimes)]).astype(np.float32)
+        self.regimes = regimes
+        longest = float(np.max(1.0 / (1.0 - np.diag(belief.transition))))
+        self.warm_up = max(WARM_UP, math.ceil(min(SPELLS * longest, LONGEST_WARM_UP)))
+
+    def speaking(self, voice: str) -> JEPAEncoder:
+        """Return the same encoder with another voice for its odds."""
+        return JEPAEncoder(
+            self.scaler, self.trunk_weights, self.mean, self.deviation, self.softmax, self.kmeans, self.belief,
+            self.provenance, self.facts, voice,
+        )  # fmt: skip
+
+    def embed(self, bars: Bars) -> NDArray[np.float32]:
+        """Return the standardised embedding, not yet clipped: ``(T, D)``."""
+        return np.asarray((self.trunk.embed(self.scaler.of_bars(bars)) - self.mean) / self.deviation)
+
+    def odds(self, bars: Bars, voice: str | None = None) -> NDArray[np.float64]:
+        """Return the odds of a voice (its own where None): ``(T, K)``."""
+        chosen = self.voice if voice is None else voice
+        if chosen == "belief":
+            return self._beliefs(bars)
+        return self._spoken(self.embed(bars), chosen)
+
+    def _beliefs(self, bars: Bars) -> NDArray[np.float64]:
+        returns = percent_returns(bars.close[:, 0])[1:]
+        odds = self.filter.table(returns, missing=not bars.checked)  # what is behind the checks must not spread back
+        return np.concatenate([self.belief.stationary[None], odds])
+
+    def _spoken(self, embedding: NDArray[np.float32], voice: str) -> NDArray[np.float64]:
+        head: SoftmaxHead | KMeansHead = self.softmax if voice == "softmax" else self.kmeans
+        return head.odds(embedding.astype(np.float64))
+
+    def encode(self, bars: Bars) -> NDArray[np.float32]:
+        """Return ``(T, D + K)`` rows: clipped embedding, odds."""
+        embedding = self.embed(bars)
+        odds = self.odds(bars) if self.voice == "belief" else self._spoken(embedding, self.voice)
+        out = np.empty((len(bars), len(self.names)), np.float32)
+        latent = embedding.shape[1]
+        np.clip(embedding, -CLIP, CLIP, out=out[:, :latent])
+        out[:, latent:] = np.clip(odds, 0.0, 1.0)
+        return out
+
+    def stream(self) -> JEPAStream:
+        """Return the live face."""
+        return JEPAStream(self)
+
+    def config(self) -> dict[str, Any]:
+        """Return the structure as plain values."""
+        return {"scaler": {**asdict(self.scaler), "names": list(self.scaler.names)}, "voice": self.voice}
+
+    def arrays(self) -> Arrays:
+        """Return every number by name."""
+        return {
+            **{f"trunk.{name}": value for name, value in self.trunk_weights.arrays().items()},
+            "mean": self.mean, "deviation": self.deviation,
+            "softmax.weight": self.softmax.weight, "softmax.bias": self.softmax.bias,
+            "kmeans.centres": self.kmeans.centres, "kmeans.width": np.array([self.kmeans.width]),
+            **{f"belief.{name}": value for name, value in self.belief.arrays().items()},
+        }  # fmt: skip
+
+    @classmethod
+    def build(
+        cls, config: Mapping[str, Any], arrays: Arrays, provenance: Provenance, facts: Mapping[str, Any]
+    ) -> JEPAEncoder:
+        """Make the encoder of a file."""
+
+        def part(prefix: str) -> Arrays:
+            return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+        scaler = ChannelScaler(**{**config["scaler"], "names": tuple(config["scaler"]["names"])})
+        trunk = TrunkWeights(**part("trunk."))
+        softmax = SoftmaxHead(arrays["softmax.weight"], arrays["softmax.bias"])
+        kmeans = KMeansHead(arrays["kmeans.centres"], float(arrays["kmeans.width"][0]))
+        belief = BeliefParameters.from_arrays(part("belief."))
+        return cls(
+            scaler, trunk, arrays["mean"], arrays["deviation"], softmax, kmeans, belief, provenance, facts,
+            config["voice"],
+        )  # fmt: skip
+
+
+class JEPAStream:
+    """One closed bar in, its row out; equal to the table within rounding of float32."""
+
+    def __init__(self, encoder: JEPAEncoder) -> None:
+        self._encoder = encoder
+        self._channels = ChannelStream(encoder.scaler)
+        self._trunk = encoder.trunk.stream()
+        self._belief = encoder.filter.begin()
+        self._seen = 0
+
+    def update(self, bar: Bars) -> NDArray[np.float32] | None:
+        """Take one closed bar; None until the warm-up is over.
+
+        Raises:
+            DataError: a price that is not finite and positive; the state is as it was.
+        """
+        return self.push(float(bar.close[-1, 0]), float(bar.volume[-1, 0]))
+
+    def push(self, close: float, volume: float) -> NDArray[np.float32] | None:
+        """Take the close and the volume of a bar, as :meth:`update` does."""
+        encoder = self._encoder
+        channels = self._channels.update(close, volume)
+        raw = self._trunk.update(channels)
+        odds = self._belief[: encoder.regimes]
+        if self._seen:
+            odds = encoder.filter.update(self._belief, self._channels.last_return)
+        self._seen += 1
+        if self._seen <= encoder.warm_up:
+            return None
+        embedding = (raw - encoder.mean) / encoder.deviation
+        if encoder.voice != "belief":
+            odds = encoder._spoken(embedding, encoder.voice)
+        row = np.concatenate([np.clip(embedding, -CLIP, CLIP), np.clip(odds, 0.0, 1.0)])
+        return np.asarray(row, np.float32)
+
+    def state_dict(self) -> Arrays:
+        """Return what has to be kept to go on."""
+        trunk = {f"trunk.{name}": value for name, value in self._trunk.state().items()}
+        return {
+            **trunk, "channels": self._channels.state(), "belief": self._belief.copy(), "seen": np.array([self._seen])
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self._trunk.restore({k.removeprefix("trunk."): v for k, v in state.items() if k.startswith("trunk.")})
+        self._channels.restore(state["channels"])
+        self._belief[...] = state["belief"]
+        self._seen = int(state["seen"][0])

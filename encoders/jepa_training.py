@@ -1,0 +1,363 @@
+"""Training of the default encoder: JEPA, label-free future statistics, and regimes distilled from the belief.
+
+One dense pass over sequences of 1,280 bars gives an embedding z_t at every bar; the losses, with their weights::
+
+    JEPA     |M z_t - z'_{t+D}|^2            z' of the EMA target, M starts as the identity, D = 64
+    future   |head(z_t) - y_t|^2             y: standardised log volatility, 2 mean / deviation, 2 lag-1 autocorrelation
+                                             of the next D returns
+    belief   cross-entropy(softmax(W z_t), q_t),  q the belief filter's smoothed posterior of the training bars
+
+Smoothing and the targets look into the future inside the training range only. The published figures of all three
+together stand beside each alone (weights of 0), since the future head alone brings most of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from encoders.belief import BeliefConfig, BeliefParameters
+from encoders.belief_training import BeliefTraining, fit_belief
+from encoders.box_trunk import BOXES, LOOK_BACK, WIDTH, TrunkWeights
+from encoders.channels import CHANNELS, ChannelScaler, percent_returns
+from encoders.encoder import Provenance, interval_name, seed_of
+from encoders.jepa import WARM_UP, JEPAEncoder
+from encoders.regimes import KMeansHead, SoftmaxHead, by_volatility
+from markets.bars import Bars
+from markets.errors import ConfigError, DataError
+
+Floats = NDArray[np.float64]
+Told = Callable[[int, int, dict[str, float]], None]  # step, of how many, losses
+
+_log = logging.getLogger(__name__)
+
+FUTURES = 3
+SMALLEST = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class JEPAConfig:
+    """Structure and schedule of the default encoder.
+
+    Attributes:
+        channels: what is read of a bar. hidden, inner, latent: sizes of the trunk. horizon: D, bars.
+        w_jepa, w_future, w_belief: weights of the losses.
+        steps, rate, sequences, length: optimiser steps, peak learning rate, sequences a step and their bars.
+        ema: of the target, at the first and the last step.
+        belief: structure of the belief filter; its schedule is that of :class:`BeliefTraining`.
+    """
+
+    channels: tuple[str, ...] = CHANNELS[:2]
+    hidden: int = 48
+    inner: int = 64
+    latent: int = 32
+    horizon: int = 64
+    w_jepa: float = 1.0
+    w_future: float = 1.0
+    w_belief: float = 1.0
+    steps: int = 800
+    rate: float = 4e-3
+    weight_decay: float = 1e-3
+    sequences: int = 12
+    length: int = 1280
+    ema: tuple[float, float] = (0.99, 0.996)
+    belief: BeliefConfig = field(default_factory=BeliefConfig)
+    seed: int = 0
+    device: str = "cpu"
+    amp: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("hidden", 1), ("inner", 1), ("latent", 1), ("horizon", 2), ("steps", 0), ("sequences", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+        if self.length < LOOK_BACK + self.horizon + 2:
+            raise ConfigError(f"length={self.length} must be at least {LOOK_BACK + self.horizon + 2} bars")
+
+
+class TorchTrunk(nn.Module):
+    """The trunk of :mod:`encoders.box_trunk` with gradients: ``(B, C, L)`` to ``(B, L - LOOK_BACK, D)``."""
+
+    def __init__(self, config: JEPAConfig) -> None:
+        super().__init__()
+        self.a = nn.Conv1d(len(config.channels), config.hidden, WIDTH)
+        self.b = nn.Conv1d(config.hidden, config.hidden, WIDTH)
+        self.c = nn.Linear(len(BOXES) * config.hidden, config.inner)
+        self.d = nn.Linear(config.inner, config.latent)
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """Embed every bar that has a full look-back."""
+        hidden = functional.relu(self.b(functional.relu(self.a(channels))))
+        sums = functional.pad(torch.cumsum(hidden.double(), dim=2), (1, 0))
+        longest, total = BOXES[-1], sums.shape[2]
+        ends = sums[:, :, longest:]
+        means = [((ends - sums[:, :, longest - box : total - box]) / box).to(hidden.dtype) for box in BOXES]
+        embedding: Tensor = self.d(functional.relu(self.c(torch.cat(means, dim=1).transpose(1, 2))))
+        return embedding
+
+    def weights(self) -> TrunkWeights:
+        """Return numpy copies."""
+        arrays = {
+            f"{layer}_{part}": getattr(getattr(self, layer), part).detach().cpu().float().numpy().copy()
+            for layer in "abcd"
+            for part in ("weight", "bias")
+        }
+        return TrunkWeights(**arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Training series prepared: channels ``(C, T)``, targets ``(T - D, 3)``, smoothed posterior ``(T, K)`` each."""
+
+    channels: list[Tensor]
+    futures: list[Tensor]
+    posterior: list[Tensor]
+    scaler: ChannelScaler
+    belief: BeliefParameters
+    log_likelihood: float
+
+
+def future_statistics(returns: Floats, horizon: int) -> Floats:
+    """Statistics of the next D returns at every bar that has them: ``(T - D, 3)``.
+
+    Log volatility, twice the mean in deviations, twice the lag-1 autocorrelation.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(returns[1:], horizon)
+    mean = windows.mean(axis=1)
+    variance = np.maximum(windows.var(axis=1), SMALLEST)
+    pairs = np.lib.stride_tricks.sliding_window_view(returns[1:-1] * returns[2:], horizon - 1)[: len(mean)]
+    autocorrelation = (pairs.mean(axis=1) - mean**2) / variance
+    return np.stack([0.5 * np.log(variance), 2.0 * mean / np.sqrt(variance), 2.0 * autocorrelation], axis=1)
+
+
+def prepare(series: Sequence[Bars], config: JEPAConfig, told: Told | None = None) -> Material:
+    """Fit scaler and belief on the series and compute what the losses need.
+
+    Raises:
+        DataError: a series is shorter than a training sequence, or does not move.
+    """
+    for bars in series:
+        if len(bars) < config.length + config.horizon + 1:
+            raise DataError(
+                f"{bars.source or bars.symbols[0]} has {len(bars)} bars; training sequences take "
+                f"{config.length + config.horizon + 1}"
+            )
+    returns = [percent_returns(bars.close[:, 0]) for bars in series]
+    scaler = ChannelScaler.fit([one[1:] for one in returns], config.channels)
+    tell = None if told is None else (lambda i, n, value: told(i, n, {"belief log-likelihood": value}))
+    belief, smoothed = fit_belief([one[1:] for one in returns], config.belief, BeliefTraining(seed=config.seed), tell)
+    futures = [future_statistics(one, config.horizon) for one in returns]
+    level, spread = np.concatenate(futures)[:, 0].mean(), max(float(np.concatenate(futures)[:, 0].std()), SMALLEST)
+    for one in futures:
+        one[:, 0] = (one[:, 0] - level) / spread
+    posterior, place = [], 0
+    for one in returns:
+        part = smoothed.posterior[place : place + len(one) - 1]
+        posterior.append(torch.from_numpy(np.concatenate([part[:1], part]).astype(np.float32)))
+        place += len(one) - 1
+    return Material(
+        [torch.from_numpy(scaler.of_bars(bars).T.copy()) for bars in series],
+        [torch.from_numpy(one.astype(np.float32)) for one in futures],
+        posterior, scaler, belief, smoothed.log_likelihood,
+    )  # fmt: skip
+
+
+class JEPANet(nn.Module):
+    """Trunk, predictor and heads that are trained together."""
+
+    def __init__(self, config: JEPAConfig) -> None:
+        super().__init__()
+        self.trunk = TorchTrunk(config)
+        self.predictor = nn.Linear(config.latent, config.latent, bias=False)
+        nn.init.eye_(self.predictor.weight)
+        self.future = nn.Linear(config.latent, FUTURES)
+        self.regime = nn.Linear(config.latent, config.belief.regimes)
+
+
+class JEPATraining:
+    """One training, step by step, so that a caller can save, stop and go on."""
+
+    def __init__(self, material: Material, config: JEPAConfig) -> None:
+        self.material, self.config = material, config
+        torch.manual_seed(config.seed)
+        self.device = torch.device(config.device)
+        self.net = JEPANet(config).to(self.device)
+        self.target = copy.deepcopy(self.net.trunk)
+        self.untrained = copy.deepcopy(self.net).cpu()
+        total = max(config.steps, 2)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.rate, total_steps=total)
+        self.both = nn.ModuleDict({"net": self.net, "target": self.target})  # all that a training has to keep
+        self.done = 0
+        rooms = [one.shape[1] - config.length - config.horizon + 1 for one in material.channels]
+        self._rooms = torch.tensor(rooms, dtype=torch.float64)
+
+    def step(self) -> dict[str, float]:
+        """Take one optimiser step and return the losses."""
+        config = self.config
+        channels, futures, posterior = self._batch()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
+            embedding = self.net.trunk(channels)
+        embedding = embedding.float()
+        losses: dict[str, Tensor] = {}
+        if config.w_jepa:
+            with torch.no_grad():
+                ahead = self.target(channels)[:, config.horizon :]
+            predicted = self.net.predictor(embedding[:, : -config.horizon])
+            losses["jepa"] = config.w_jepa * ((predicted - ahead) ** 2).sum(dim=2).mean()
+        if config.w_future:
+            losses["future"] = config.w_future * ((self.net.future(embedding) - futures) ** 2).sum(dim=2).mean()
+        if config.w_belief:
+            logs = functional.log_softmax(self.net.regime(embedding), dim=2)
+            losses["belief"] = -config.w_belief * (posterior * logs).sum(dim=2).mean()
+        total = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        first, last = config.ema
+        keep = first + (last - first) * self.done / max(config.steps, 1)
+        with torch.no_grad():
+            for mine, new in zip(self.target.parameters(), self.net.trunk.parameters(), strict=True):
+                mine.mul_(keep).add_(new, alpha=1.0 - keep)
+        self.done += 1
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        config, material = self.config, self.material
+        channels, futures, posterior = [], [], []
+        for _ in range(config.sequences):
+            series = int(torch.multinomial(self._rooms, 1))
+            begin = int(torch.randint(int(self._rooms[series]), (1,)))
+            end = begin + config.length
+            channels.append(material.channels[series][:, begin:end])
+            futures.append(material.futures[series][begin + LOOK_BACK : end])
+            posterior.append(material.posterior[series][begin + LOOK_BACK : end])
+        first, second, third = (torch.stack(part).to(self.device) for part in (channels, futures, posterior))
+        return first, second, third
+
+
+def finish(
+    training: JEPATraining, series: Sequence[Bars], provenance: Provenance, facts: dict[str, Any]
+) -> JEPAEncoder:
+    """Make the encoder that is served: weights, training statistics, heads on the standardised embedding."""
+    return _encoder(training.net, training.material, series, provenance, facts, training.config)
+
+
+def untrained(training: JEPATraining, series: Sequence[Bars], provenance: Provenance) -> JEPAEncoder:
+    """Make the same encoder with the weights it began with: the control of every figure."""
+    return _encoder(training.untrained, training.material, series, provenance, {}, training.config)
+
+
+def _encoder(
+    net: JEPANet,
+    material: Material,
+    series: Sequence[Bars],
+    provenance: Provenance,
+    facts: dict[str, Any],
+    config: JEPAConfig,
+) -> JEPAEncoder:
+    trunk = net.trunk.weights()
+    latent, regimes = config.latent, config.belief.regimes
+    blank = JEPAEncoder(
+        material.scaler, trunk, np.zeros(latent, np.float32), np.ones(latent, np.float32),
+        SoftmaxHead(np.zeros((regimes, latent)), np.zeros(regimes)), KMeansHead(np.zeros((regimes, latent)), 1.0),
+        material.belief, provenance,
+    )  # fmt: skip
+    raw = np.concatenate([blank.embed(bars)[WARM_UP:] for bars in series]).astype(np.float64)
+    returns = np.concatenate([percent_returns(bars.close[:, 0])[WARM_UP:] for bars in series])
+    mean, deviation = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-9)
+    weight = net.regime.weight.detach().cpu().double().numpy()
+    bias = net.regime.bias.detach().cpu().double().numpy() + weight @ mean  # of the standardised embedding
+    return JEPAEncoder(
+        material.scaler, trunk, mean.astype(np.float32), deviation.astype(np.float32),
+        SoftmaxHead(weight * deviation, bias), _centres((raw - mean) / deviation, returns, regimes, config.seed),
+        material.belief, provenance, facts,
+    )  # fmt: skip
+
+
+def _centres(embedding: Floats, returns: Floats, count: int, seed: int) -> KMeansHead:
+    """K-means by Lloyd's iterations from well-spread starts, centres ordered by the volatility of their bars."""
+    rng = np.random.default_rng(seed)
+    rows = embedding[:: max(1, len(embedding) // 20_000)]
+    best: tuple[float, Floats] | None = None
+    for _ in range(5):
+        centres = _spread_starts(rows, count, rng)
+        for _ in range(60):
+            nearest = _distances(rows, centres).argmin(axis=1)
+            moved = np.stack(
+                [rows[nearest == k].mean(axis=0) if np.any(nearest == k) else centres[k] for k in range(count)]
+            )
+            done = np.allclose(moved, centres, atol=1e-6)
+            centres = moved
+            if done:
+                break
+        inertia = float(_distances(rows, centres).min(axis=1).sum())
+        if best is None or inertia < best[0]:
+            best = (inertia, centres)
+    assert best is not None
+    centres = best[1]
+    everywhere = _distances(embedding, centres)
+    centres = centres[by_volatility(everywhere.argmin(axis=1), returns, count)]
+    return KMeansHead(centres, float(np.sqrt(everywhere.min(axis=1).mean())))
+
+
+def _spread_starts(rows: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Draw starts with probability in proportion to the squared distance from those before (k-means++)."""
+    chosen = [rows[rng.integers(len(rows))]]
+    for _ in range(count - 1):
+        gaps = _distances(rows, np.stack(chosen)).min(axis=1)
+        total = gaps.sum()
+        chosen.append(rows[rng.choice(len(rows), p=gaps / total if total > 0 else None)])
+    return np.stack(chosen)
+
+
+def _distances(rows: Floats, centres: Floats) -> Floats:
+    """Squared distances ``(n, K)``."""
+    cross = rows @ centres.T
+    return np.maximum(np.sum(rows**2, axis=1)[:, None] - 2.0 * cross + np.sum(centres**2, axis=1), 0.0)
+
+
+def provenance_of(series: Sequence[Bars]) -> Provenance:
+    """Describe training bars; they have to be of one market and one interval.
+
+    Raises:
+        ConfigError: of several.
+    """
+    markets, intervals = {bars.market for bars in series}, {interval_name(bars.interval) for bars in series}
+    if len(markets) != 1 or len(intervals) != 1:
+        raise ConfigError(f"training bars are of several markets or intervals: {sorted(markets)}, {sorted(intervals)}")
+    seeds = tuple(sorted({seed for bars in series if (seed := seed_of(bars)) is not None}))
+    end = max(bars.close_time[-1] for bars in series)
+    return Provenance(markets.pop(), intervals.pop(), str(end), tuple(bars.source for bars in series), seeds)
+
+
+def train(
+    series: Sequence[Bars],
+    config: JEPAConfig | None = None,
+    told: Told | None = None,
+    facts: dict[str, Any] | None = None,
+) -> tuple[JEPAEncoder, JEPATraining]:
+    """Fit belief, scaler and trunk on S series of bars, and return the encoder and its training."""
+    config = config or JEPAConfig()
+    training = JEPATraining(prepare(series, config, told), config)
+    for number in range(config.steps):
+        losses = training.step()
+        if told is not None:
+            told(number + 1, config.steps, losses)
+    return finish(training, series, provenance_of(series), facts or {}), training
+
+
+def with_weights(config: JEPAConfig, jepa: float, future: float, belief: float) -> JEPAConfig:
+    """Return the configuration with other loss weights: for ablations."""
+    return replace(config, w_jepa=jepa, w_future=future, w_belief=belief)

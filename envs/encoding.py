@@ -1,0 +1,73 @@
+"""What an encoder says of a game's bars: its causal table, and the regime of each bar for info.
+
+The market does not depend on the account, so everything is embedded once when a game is prepared, and a step only looks
+up its row. Nothing here knows a network: :mod:`encoders.encoder` finds the weights when an environment is made.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from markets.bars import Bars
+from markets.table import CausalTable
+
+if TYPE_CHECKING:
+    from encoders.encoder import Encoder
+
+QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "USD", "EUR", "BTC")
+KEPT = 8  # encoded markets per process
+
+_encoded: OrderedDict[tuple[str, str], Encoded] = OrderedDict()
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An encoder's view of a set of bars.
+
+    Attributes:
+        table: ``(T, E)`` embedding and odds. name, sha256: of the encoder.
+        facts: info key -> ``(T,)`` array: regime and its confidence, by symbol.
+    """
+
+    table: CausalTable
+    name: str
+    sha256: str
+    facts: dict[str, NDArray[Any]]
+
+
+def encode(kind: str, bars: Bars, name: str | None, voice: str) -> Encoded:
+    """Embed ``bars`` with the weights of ``kind`` that fit them, or with those that ``name`` names."""
+    from encoders.encoder import interval_name, resolve
+
+    encoder = resolve(kind, bars, name)
+    if hasattr(encoder, "speaking"):
+        encoder = encoder.speaking(voice)
+    key = (bars.hash, encoder.hash)
+    if key not in _encoded:
+        _encoded[key] = _view(encoder, bars, name or f"{kind}-{bars.market}-{interval_name(bars.interval)}")
+        while len(_encoded) > KEPT:
+            _encoded.popitem(last=False)
+    _encoded.move_to_end(key)
+    return _encoded[key]
+
+
+def _view(encoder: Encoder, bars: Bars, name: str) -> Encoded:
+    table = encoder.table(bars)
+    odds = table.values[:, -encoder.regimes :]
+    base = base_asset(bars.symbols[0])
+    facts = {f"{base}_regime": odds.argmax(axis=1), f"{base}_regime_confidence": odds.max(axis=1).astype(np.float64)}
+    return Encoded(table, name, encoder.hash, facts)
+
+
+def base_asset(symbol: str) -> str:
+    """Return the asset that a symbol prices: ``BTC`` of ``BTCUSDT``, ``BTC/USDT:USDT`` and ``BTC-USD``."""
+    plain = symbol.split(":")[0].replace("/", "").replace("-", "").upper()
+    for quote in QUOTES:
+        if plain.endswith(quote) and len(plain) > len(quote):
+            return plain.removesuffix(quote)
+    return plain

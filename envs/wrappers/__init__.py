@@ -1,0 +1,1 @@
+"""Wrappers: behaviour that is composed around an environment, each with its vector twin."""

@@ -1,0 +1,139 @@
+"""EncodeObservation and its vector twin: append an encoder's row of the present bar to the observation.
+
+The columns are those of the environment, then the embedding (``jepa_00`` ..), standardised and clipped, then the odds
+of the regimes (``regime_0`` .., ordered by volatility). ``info`` says the most likely regime and its probability by
+asset: ``BTC_regime``, ``BTC_regime_confidence``. A step looks up one row; no network runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.encoding import Encoded
+from envs.simulation import ROW, Simulation
+
+Observations = NDArray[np.float32]
+
+
+def wider(space: gym.Space[Any], encoded: Encoded) -> gym.spaces.Box:
+    """Return a box with the encoder's columns behind those of ``space``."""
+    assert isinstance(space, gym.spaces.Box)
+    table = encoded.table
+    return gym.spaces.Box(
+        np.concatenate([space.low, table.low]), np.concatenate([space.high, table.high]), dtype=np.float32
+    )
+
+
+class EncodeObservation(gym.Wrapper[Any, Any, Any, Any]):
+    """Append the encoder's columns to each observation of a single environment."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._link()
+        self.observation_space = wider(env.observation_space, self._encoded)
+
+    def _link(self) -> None:
+        simulation: Simulation = self.env.unwrapped.simulation  # type: ignore[attr-defined]
+        assert simulation.game.encoded is not None
+        self._simulation = simulation
+        self._encoded = simulation.game.encoded
+        self._values = self._encoded.table.values
+        self._facts = tuple(self._encoded.facts.items())
+        self._own = simulation.obs.shape[2]
+        self._width = self._own + self._values.shape[1]
+
+    @property
+    def spec(self) -> Any:  # type: ignore[override]
+        """The specification of the environment: its entry point makes this wrapper as well."""
+        return self.env.spec
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """A name per column of the observation."""
+        return (*self.env.get_wrapper_attr("observation_names"), *self._encoded.table.names)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Begin an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._append(observation, info), info
+
+    def step(self, action: Any) -> tuple[Observations, Any, bool, bool, dict[str, Any]]:
+        """Trade one bar."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._append(observation, info), reward, terminated, truncated, info
+
+    def _append(self, observation: Observations, info: dict[str, Any]) -> Observations:
+        row = int(self._simulation.accounts.item(ROW))
+        out = np.empty(self._width, np.float32)
+        out[: self._own] = observation
+        out[self._own :] = self._values[row]
+        if info:
+            for key, values in self._facts:
+                info[key] = values.item(row)
+        return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        linked = ("_simulation", "_encoded", "_values", "_facts", "_own", "_width")
+        return {key: value for key, value in self.__dict__.items() if key not in linked}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._link()
+
+
+class EncodeObservationVector(gym.vector.VectorWrapper):
+    """Append the encoder's columns in every lane, the last observations of ended episodes included."""
+
+    def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        self.simulation: Simulation = env.unwrapped.simulation  # type: ignore[attr-defined]
+        assert self.simulation.game.encoded is not None
+        self._encoded = self.simulation.game.encoded
+        self.single_observation_space = wider(env.single_observation_space, self._encoded)
+        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, env.num_envs)
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """A name per column of the observation."""
+        return (*self.env.observation_names, *self._encoded.table.names)  # type: ignore[attr-defined]
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin episodes."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return self._append(observations, self.simulation.rows, infos), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Trade one bar in every lane."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            rows, values = self.simulation.final_rows, self._encoded.table.values
+            for lane in np.flatnonzero(infos["_final_obs"]):
+                infos["final_obs"][lane] = np.concatenate([infos["final_obs"][lane], values[rows[lane]]])
+            if "final_info" in infos:
+                self._say(infos["final_info"], rows)
+        return self._append(observations, self.simulation.rows, infos), rewards, terminated, truncated, infos
+
+    def _append(self, observations: Observations, rows: NDArray[np.int64], infos: dict[str, Any]) -> Observations:
+        if "equity" in infos:
+            self._say(infos, rows)
+        return append_rows(observations, self._encoded, rows)
+
+    def _say(self, infos: dict[str, Any], rows: NDArray[np.int64]) -> None:
+        for key, values in self._encoded.facts.items():
+            infos[key] = values[rows]
+
+
+def append_rows(observations: Observations, encoded: Encoded, rows: NDArray[np.int64]) -> Observations:
+    """Append ``table[rows]`` to ``(N, D)`` observations: ``(N, D + E)``, fresh."""
+    values = encoded.table.values
+    own = observations.shape[1]
+    out = np.empty((len(observations), own + values.shape[1]), np.float32)
+    out[:, :own] = observations
+    out[:, own:] = values[rows]
+    return out
