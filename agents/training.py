@@ -34,8 +34,11 @@ from agents.sb3 import algorithm, build_model
 from agents.vec_env import NativeVecEnv
 from envs.make import game_of
 from envs.simulation import Game
+from markets import storage
 from markets.errors import ConfigError
 
+LOCK = "training.lock"
+REPLACED = "agent.previous.zip"  # what --overwrite leaves of the agent that stood in its folder
 _log = logging.getLogger(__name__)
 
 
@@ -65,12 +68,30 @@ def train(config: TrainingConfig) -> Path:
     torch.set_num_threads(config.threads)
     family, arguments = resolve(config.env, config.arguments)
     game = game_of(family, arguments)
-    run, folder = identity(config, game), config.out / checkpoint.FOLDER
-    found = _found(config, run, folder)
+    run = identity(config, game)
+    found = _found(config, run, config.out / checkpoint.FOLDER)
     env = _lanes(config)
     model = build_model(config.algo, env, config.seed, config.device, None, config.settings)
+    with storage.locked(config.out / LOCK, "another training is writing there"):
+        return _train(config, family, arguments, game, run, env, model, found)
+
+
+def _train(
+    config: TrainingConfig,
+    family: str,
+    arguments: Any,
+    game: Game,
+    run: dict[str, Any],
+    env: NativeVecEnv,
+    model: Any,
+    found: Any,
+) -> Path:
+    """Train in a folder that is ours alone."""
+    folder = config.out / checkpoint.FOLDER
     if found is None:
         checkpoint.remove(folder)  # of a run that this one replaces
+        if (config.out / artefact.FILE).exists():  # its agent is no agent of this run, but nothing is lost
+            (config.out / artefact.FILE).replace(config.out / REPLACED)
     done = found.state.steps if found else None
     model.set_logger(tensorboard_logger(config.out / "tensorboard", config.algo, done))
 

@@ -200,7 +200,11 @@ def liquidate(a: Floats, opened: float, contract: Floats, tiers: Floats) -> None
         realised, cover = closed * (price - a[ENTRY]), 0.0
         clearance = fee(closed, price, contract[CLEARANCE_FEE])
     a[QUIET] = 0.0
-    a[WALLET] = max(a[WALLET] + realised - clearance + cover, 0.0)  # rounding alone could leave less than nothing
+    a[WALLET] += realised - clearance + cover
+    if (
+        kept == 0.0
+    ):  # rounding alone could leave less than nothing; a rest in cross margin may owe what its profit covers
+        a[WALLET] = max(a[WALLET], 0.0)
     a[REALISED] += realised
     a[CLEARANCE] += clearance
     a[COVER] += cover

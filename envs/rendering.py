@@ -80,7 +80,9 @@ class Window:
         from matplotlib import pyplot as plt
 
         if self._figure is None or not plt.fignum_exists(self._figure.number):  # the user may have closed it
-            self._figure = plt.figure(self._title, figsize=SIZE, dpi=DPI, layout="constrained")
+            self._figure = plt.figure(figsize=SIZE, dpi=DPI, layout="constrained")  # a number of its own
+            if self._figure.canvas.manager is not None:
+                self._figure.canvas.manager.set_window_title(self._title)
             self._shown = self._figure.canvas.required_interactive_framework is not None
             if not self._shown:
                 _log.warning(

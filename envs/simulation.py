@@ -109,6 +109,8 @@ def as_numbers(action: Any) -> NDArray[np.float64]:
     Raises:
         ActionError: not an array of numbers.
     """
+    if np.ma.isMaskedArray(action):
+        raise ActionError(f"action {action!r} is masked: actions are plain numbers")
     try:
         values = np.asarray(action)
     except ValueError as error:

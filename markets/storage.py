@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from markets.errors import ArtefactError
+from markets.errors import ArtefactError, ConfigError
 
 MANIFEST = "manifest.json"
 LARGEST = 256 * 2**20  # bytes of one member, unless the reader allows more
@@ -82,6 +82,42 @@ def read(
         if hashlib.sha256(data).hexdigest() != hashes[name]:
             raise ArtefactError(f"{path}: {name} was altered or is incomplete (its hash differs from the manifest's)")
     return manifest, parts
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold ``path`` for one process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another process holds it; ``what`` says what that one is doing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            _take(file.fileno())
+        except BlockingIOError as error:
+            raise ConfigError(f"{path.parent}: {what} (it holds {path.name}); choose another folder") from error
+        except OSError:  # a file system without locks: as good as it gets
+            pass
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _take(descriptor: int) -> None:
+    """Lock an open file or raise ``BlockingIOError``."""
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError as error:
+            raise BlockingIOError(*error.args) from error
 
 
 @contextmanager

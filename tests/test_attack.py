@@ -15,7 +15,6 @@ from envs.make import build
 from markets.errors import ArtefactError
 
 
-@pytest.mark.xfail(strict=True, reason="a wallet below nothing is set to 0 though a position is still open")
 def test_a_tiered_liquidation_with_a_negative_cross_wallet_conserves_money() -> None:
     """E22. Long 20 BTC at 60,000; funding at 120,000 takes more than the wallet, which the profit carries."""
     settings = {
@@ -33,7 +32,6 @@ def test_a_tiered_liquidation_with_a_negative_cross_wallet_conserves_money() -> 
     assert after["wallet"] == pytest.approx(before["wallet"] + after["realised"] - after["clearance"], abs=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="pyplot finds the figure by its title, which all environments share")
 def test_two_environments_in_human_mode_have_a_window_each() -> None:
     """A training and an evaluation environment, or a copy of one: each draws into its own, and closes its own."""
     pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -51,7 +49,6 @@ def test_two_environments_in_human_mode_have_a_window_each() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="nothing says that a training is writing into the folder")
 def test_a_second_training_in_the_folder_of_a_running_one_is_refused(
     tmp_path: Path, run_python: Callable[..., str]
 ) -> None:
@@ -75,7 +72,6 @@ def test_a_second_training_in_the_folder_of_a_running_one_is_refused(
     assert artefact.load(tmp_path).manifest["seed"] == SEED
 
 
-@pytest.mark.xfail(strict=True, reason="the agent of the run that is replaced stays until the new one is scored")
 def test_a_training_that_replaces_another_leaves_no_agent_of_the_old_one_beside_its_checkpoints(tmp_path: Path) -> None:
     """Killed before its first score, the new run would be evaluated by the old run's weights, without a word."""
     train(config(tmp_path))
