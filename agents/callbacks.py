@@ -27,7 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm.auto import tqdm
 
 from agents.vec_env import NativeVecEnv
-from envs import perp_kernel as kernel
+from envs import perp_columns as columns
 from envs.simulation import EQUITY, OUTCOME, ROW, RUNNING
 
 
@@ -52,20 +52,20 @@ class AccountTags(BaseCallback):
         ended = simulation.accounts[0, :, OUTCOME] != RUNNING
         accounts = np.where(ended[:, None], simulation.accounts[1], simulation.accounts[0])
         equity = np.maximum(accounts[:, EQUITY], 1e-9)
-        traded = np.abs(accounts[:, kernel.FILL_QUANTITY]) * accounts[:, kernel.FILL_PRICE]
-        costs = accounts[:, [kernel.FEE, kernel.SPREAD_COST, kernel.IMPACT_COST, kernel.CLEARANCE]].sum(axis=1)
-        held = np.abs(accounts[:, kernel.POSITION]) * accounts[:, kernel.MARK]
-        action = accounts[:, kernel.ACTION]
+        traded = np.abs(accounts[:, columns.FILL_QUANTITY]) * accounts[:, columns.FILL_PRICE]
+        costs = accounts[:, [columns.FEE, columns.SPREAD_COST, columns.IMPACT_COST, columns.CLEARANCE]].sum(axis=1)
+        held = np.abs(accounts[:, columns.POSITION]) * accounts[:, columns.MARK]
+        action = accounts[:, columns.ACTION]
         for name, value in (
             ("turnover", traded / equity),
             ("costs", costs / equity),
-            ("funding", accounts[:, kernel.FUNDING] / equity),
+            ("funding", accounts[:, columns.FUNDING] / equity),
             ("leverage", held / equity),
             ("short", action < -1.0 / 3.0),
             ("long", action > 1.0 / 3.0),
         ):
             self._sums[name] += float(np.mean(value))
-        self._sums["liquidations"] += float(accounts[:, kernel.LIQUIDATED].sum())
+        self._sums["liquidations"] += float(accounts[:, columns.LIQUIDATED].sum())
         labels = simulation.game.bars.labels
         if labels is not None:
             seen = labels[accounts[:, ROW].astype(np.int64)]
@@ -76,9 +76,9 @@ class AccountTags(BaseCallback):
     def _on_rollout_end(self) -> None:
         simulation = _native(self.training_env).simulation
         accounts, steps, sums = simulation.accounts[0], max(self._steps, 1), self._sums
-        start = simulation.game.contract[kernel.START_EQUITY]
+        start = simulation.game.contract[columns.START_EQUITY]
         self.logger.record("account/equity", float(np.mean(accounts[:, EQUITY])) / start)
-        self.logger.record("account/drawdown", float(np.mean(1.0 - accounts[:, EQUITY] / accounts[:, kernel.PEAK])))
+        self.logger.record("account/drawdown", float(np.mean(1.0 - accounts[:, EQUITY] / accounts[:, columns.PEAK])))
         for name in ("turnover", "costs", "funding", "leverage"):
             self.logger.record(f"account/{name}", sums[name] / steps)
         self.logger.record("account/liquidations", sums["liquidations"])

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from agents import bootstrap, metrics
 from agents.agent import Agent
 from agents.baselines import BASELINES, UNLEVERED, baseline
-from envs import perp_kernel as kernel
+from envs import perp_columns as columns
 from envs.make import game_of
 from envs.simulation import COST_SCALE, END_CODE, END_CODES, EQUITY, MODE_DISABLED, OUTCOME, Game, Simulation
 from markets.errors import ConfigError
@@ -32,9 +32,9 @@ COST_SCALES = (0.0, 1.0, 2.0, 5.0)
 DRAWS = 2_000
 WEEK = np.timedelta64(7, "D")
 ITEMS = {
-    "fee": kernel.FEE, "spread_cost": kernel.SPREAD_COST, "impact_cost": kernel.IMPACT_COST, "funding": kernel.FUNDING,
-    "clearance": kernel.CLEARANCE, "cover": kernel.COVER, "market_pnl": kernel.MARKET_PNL,
-    "liquidations": kernel.LIQUIDATED,
+    "fee": columns.FEE, "spread_cost": columns.SPREAD_COST, "impact_cost": columns.IMPACT_COST,
+    "funding": columns.FUNDING, "clearance": columns.CLEARANCE, "cover": columns.COVER,
+    "market_pnl": columns.MARKET_PNL, "liquidations": columns.LIQUIDATED,
 }  # fmt: skip
 
 _log = logging.getLogger(__name__)
@@ -85,11 +85,11 @@ def walk(
         simulation.run(MODE_DISABLED)
         equity[step] = np.where(alive, accounts[:, EQUITY], equity[step - 1])
         exposure[step] = np.where(
-            alive, accounts[:, kernel.POSITION] * accounts[:, kernel.MARK] / np.maximum(equity[step], 1e-9), 0.0
+            alive, accounts[:, columns.POSITION] * accounts[:, columns.MARK] / np.maximum(equity[step], 1e-9), 0.0
         )
         for name, column in ITEMS.items():
             totals[name] += np.where(alive, accounts[:, column], 0.0)
-        traded = np.abs(accounts[:, kernel.FILL_QUANTITY]) * accounts[:, kernel.FILL_PRICE]
+        traded = np.abs(accounts[:, columns.FILL_QUANTITY]) * accounts[:, columns.FILL_PRICE]
         turnover += np.where(alive, traded / np.maximum(equity[step - 1], 1e-9), 0.0)
         ending = alive & (accounts[:, OUTCOME] != 0.0)
         codes[ending] = accounts[ending, END_CODE].astype(np.int64)

@@ -34,7 +34,7 @@ from agents.bootstrap import interquartile_mean
 from agents.sb3 import build_model
 from agents.training import resolve
 from agents.vec_env import NativeVecEnv
-from envs import perp_kernel as kernel
+from envs import perp_columns as columns
 from envs.make import game_of
 from envs.simulation import EQUITY, MODE_DISABLED, OUTCOME, Game, Simulation
 from markets.errors import ConfigError
@@ -109,7 +109,7 @@ def next_returns(game: Game) -> NDArray[np.float32]:
     """
     market = game.market
     shown = np.zeros(len(market))
-    shown[:-1] = (market[1:, kernel.MARK_CLOSE] / market[1:, kernel.OPEN] - 1.0) / UNSAFE_SCALE
+    shown[:-1] = (market[1:, columns.MARK_CLOSE] / market[1:, columns.OPEN] - 1.0) / UNSAFE_SCALE
     return np.clip(shown, -UNSAFE_BOUND, UNSAFE_BOUND).astype(np.float32)
 
 
@@ -197,7 +197,7 @@ def score(policy: Policy, game: Game, revealed: bool) -> Score:
         simulation.run(MODE_DISABLED)
         after = np.maximum(accounts[:, EQUITY], oracle.RUIN)
         returns[:, step] = np.where(alive, np.log(after / before), 0.0)
-        paid = accounts[:, [kernel.FEE, kernel.SPREAD_COST, kernel.IMPACT_COST, kernel.CLEARANCE]].sum(axis=1)
+        paid = accounts[:, [columns.FEE, columns.SPREAD_COST, columns.IMPACT_COST, columns.CLEARANCE]].sum(axis=1)
         costs += np.where(alive, paid / before, 0.0)
         alive &= accounts[:, OUTCOME] == 0.0
         if not alive.any():

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.agent import Agent, Observation
-from envs import perp_kernel as kernel
+from envs import perp_columns as columns
 from envs.simulation import Game
 from markets.errors import ConfigError
 
@@ -89,14 +89,14 @@ def terms(game: Game, first: int, last: int, cost_scale: float = 1.0) -> Terms:
         raise ConfigError(f"the oracle knows the rules of PerpFutures, not of {game.recipe[0]}")
     if not 0 <= first < last < len(game.market):
         raise ConfigError(f"rows {first} .. {last} must rise within 0 .. {len(game.market) - 1}")
-    if game.contract[kernel.IMPACT] * cost_scale != 0.0:
+    if game.contract[columns.IMPACT] * cost_scale != 0.0:
         raise ConfigError("the oracle needs proportional costs: make the game with impact_coefficient=0")
     now, after = game.market[first:last], game.market[first + 1 : last + 1]
-    mark, opened, marked = now[:, kernel.MARK_CLOSE], after[:, kernel.OPEN], after[:, kernel.MARK_OPEN]
-    closed = after[:, kernel.MARK_CLOSE]
-    tick, rate = game.contract[kernel.TICK], game.contract[kernel.SPREAD]
+    mark, opened, marked = now[:, columns.MARK_CLOSE], after[:, columns.OPEN], after[:, columns.MARK_OPEN]
+    closed = after[:, columns.MARK_CLOSE]
+    tick, rate = game.contract[columns.TICK], game.contract[columns.SPREAD]
     spread = np.maximum(0.5 * tick / opened, rate) * cost_scale
-    fee = game.contract[kernel.TAKER_FEE] * cost_scale
+    fee = game.contract[columns.TAKER_FEE] * cost_scale
     marked = marked / mark
     return Terms(
         gap=(opened - mark) / mark,
@@ -104,8 +104,8 @@ def terms(game: Game, first: int, last: int, cost_scale: float = 1.0) -> Terms:
         drift=closed / mark,
         buy=opened / mark * (spread + (1.0 + spread) * fee),
         sell=opened / mark * (spread + (1.0 - spread) * fee),
-        carried=after[:, kernel.FUNDING_IN_GAP] + marked * after[:, kernel.FUNDING_AT_OPEN],
-        held=marked * after[:, kernel.FUNDING_INSIDE :].sum(axis=1),
+        carried=after[:, columns.FUNDING_IN_GAP] + marked * after[:, columns.FUNDING_AT_OPEN],
+        held=marked * after[:, columns.FUNDING_INSIDE :].sum(axis=1),
     )
 
 
@@ -157,8 +157,8 @@ def plan(game: Game, first: int | None = None, last: int | None = None, cost_sca
     """Solve rows ``first`` .. ``last`` of a game, its whole split where not given, at the game's own leverage."""
     start = game.first if first is None else first
     stop = game.last if last is None else last
-    leverage = float(game.defaults[kernel.LEVERAGE])
-    return solve(terms(game, start, stop, cost_scale * game.defaults[kernel.COST_SCALE]), leverage, start)
+    leverage = float(game.defaults[columns.LEVERAGE])
+    return solve(terms(game, start, stop, cost_scale * game.defaults[columns.COST_SCALE]), leverage, start)
 
 
 class Oracle(Agent):

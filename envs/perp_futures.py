@@ -1,144 +1,30 @@
-"""PerpFutures: the environment card, the configuration, and how a market becomes a game of this family."""
+"""PerpFutures: the environment card, and how a configuration and its market become a game of this family."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import fields, replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from envs import perp_columns as columns
 from envs import perp_kernel as kernel
 from envs.encoding import encode
+from envs.perp_config import PerpFuturesConfig
+from envs.perp_market import bars_of, features_of, market_matrix
 from envs.rewards import parse_reward
 from envs.simulation import COST_SCALE, LEVERAGE, Game
-from envs.splits import SPLITS, split_rows
+from envs.splits import split_rows
 from envs.trading_env import TradingEnv, TradingVectorEnv
-from markets import features, sources
+from markets import features
 from markets.bars import Bars
 from markets.contracts import PerpetualContract, contract_for
-from markets.errors import ConfigError, DataError, InSampleError, unknown
-from markets.table import CausalTable
-from markets.windows import Floats, window_mean
+from markets.errors import DataError, InSampleError
+from markets.windows import Floats
 
-DEFAULT_BARS = "synthetic:crypto?seed=0&interval=1h&bars=40000"
-DAY = np.timedelta64(1, "D")
 TRAINING_EPISODE = 512  # bars
-MARGIN_MODES = ("isolated", "cross")
-LIQUIDATIONS = ("full", "tiered")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerpFuturesConfig:
-    """Arguments of ``gym.make("PerpFutures-v0", ...)``; names and numbers only.
-
-    Attributes:
-        bars: source specification (or a ``Bars`` where the env is built without ``gym.make``).
-        split: ``train``, ``validation`` or ``test``.
-        train_end, validation_end: dates that end the splits (a date includes its day); fractions .6/.2/.2 without.
-        scaler: a JSON file with a fitted feature scaler; fitted on the training range without.
-        allow_in_sample: let a validation or test episode begin inside the range a scaler was fitted on.
-        episode_bars: longest episode; 512 in training, the whole split in evaluation. 0 means the whole split.
-        random_start: begin anywhere in the split (training) or at its first row (evaluation).
-        initial_equity: USDT. ``leverage``: L, exposure bound in units of equity.
-        contract_leverage: leverage of posted margin; min(L, tier maximum) without. Below L it bounds the exposure too:
-            an order is cut to what the wallet covers.
-        margin_mode: ``isolated`` (the posted margin can be lost) or ``cross`` (the whole wallet backs the position).
-        liquidation: ``full``, or ``tiered``: reduce to a lower margin tier where that makes the rest compliant. The
-            clearance fee is charged on what is sold; at its default of 1.25 % a tier is seldom enough.
-        rebalance_band: smallest change of notional that sends an order, in units of equity.
-        ruin: equity below this share of the start ends the episode. ``maximum_drawdown``: so does this drawdown.
-        continue_after_liquidation: go on with what is left instead of ending the episode.
-        reward: terms with weights, see :mod:`envs.rewards`; ``sharpe_rate``: eta of the differential Sharpe ratio.
-        cost_scale: multiplies fee, spread and impact (not funding).
-        randomise_costs: r; each training episode draws its own factor on ``cost_scale`` from 1 / (1 + r) to 1 + r,
-            log-uniform, from the lane's generator. Validation and test are always at ``cost_scale``.
-        taker_fee, half_spread, impact_coefficient, participation, lot_step, tick_size, minimum_notional,
-        maximum_quantity, clearance_fee: replace the contract's own value.
-        symbol: chooses the contract; the symbol of the bars without.
-        encoded: kind of encoder whose columns are appended (``jepa``); none without.
-        encoder: folder of its weights, made by ``regimegym pretrain``, or the name of shipped ones.
-        odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
-    """
-
-    bars: str | Bars = DEFAULT_BARS
-    split: str = "train"
-    train_end: str | None = None
-    validation_end: str | None = None
-    scaler: str | features.FeatureScaler | None = None
-    allow_in_sample: bool = False
-    episode_bars: int | None = None
-    random_start: bool | None = None
-    initial_equity: float = 10_000.0
-    leverage: float = 3.0
-    contract_leverage: float | None = None
-    margin_mode: str = "isolated"
-    liquidation: str = "full"
-    rebalance_band: float = 0.05
-    ruin: float = 0.01
-    maximum_drawdown: float | None = None
-    continue_after_liquidation: bool = False
-    reward: str = "log_return"
-    sharpe_rate: float = 0.01
-    cost_scale: float = 1.0
-    randomise_costs: float = 0.0
-    taker_fee: float | None = None
-    half_spread: float | None = None
-    impact_coefficient: float | None = None
-    participation: float | None = None
-    lot_step: float | None = None
-    tick_size: float | None = None
-    minimum_notional: float | None = None
-    maximum_quantity: float | None = None
-    clearance_fee: float | None = None
-    symbol: str | None = None
-    encoded: str = ""
-    encoder: str | None = None
-    odds: str = "belief"
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise unknown("split", self.split, SPLITS)
-        if self.margin_mode not in MARGIN_MODES:
-            raise unknown("margin_mode", self.margin_mode, MARGIN_MODES)
-        if self.liquidation not in LIQUIDATIONS:
-            raise unknown("liquidation", self.liquidation, LIQUIDATIONS)
-        for name, low, high in (
-            ("initial_equity", 1e-6, 1e15), ("leverage", 1.0, 125.0), ("contract_leverage", 1.0, 125.0),
-            ("rebalance_band", 0.0, 10.0), ("ruin", 1e-6, 0.999), ("maximum_drawdown", 1e-6, 1.0),
-            ("cost_scale", 0.0, 1e3), ("randomise_costs", 0.0, 100.0), ("sharpe_rate", 1e-9, 1.0),
-            ("taker_fee", 0.0, 1.0), ("half_spread", 0.0, 0.5),
-            ("impact_coefficient", 0.0, 1e3), ("participation", 1e-9, 1.0), ("lot_step", 0.0, 1e12),
-            ("tick_size", 0.0, 1e12), ("minimum_notional", 0.0, 1e12), ("maximum_quantity", 1e-12, 1e300),
-            ("clearance_fee", 0.0, 1.0),
-        ):  # fmt: skip
-            _check_number(name, getattr(self, name), low, high)
-        for name, kinds in (
-            ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("symbol", str),
-            ("encoded", str), ("encoder", str), ("odds", str),
-            ("scaler", (str, features.FeatureScaler)),
-        ):  # fmt: skip
-            if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
-                hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""
-                raise ConfigError(f"{name} must be text, not {type(getattr(self, name)).__name__}{hint}")
-        for name in ("allow_in_sample", "continue_after_liquidation"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
-        bars = self.episode_bars
-        if bars is not None and (isinstance(bars, bool) or not isinstance(bars, int | np.integer) or bars < 0):
-            raise ConfigError(
-                f"episode_bars={self.episode_bars!r} must be a whole number of at least 0 (0: whole split)"
-            )
-        if not isinstance(self.reward, str):
-            raise ConfigError(f"reward={self.reward!r} must be text, such as 'log_return=1,drawdown=0.5'")
-        parse_reward(self.reward)
-        if not self.encoded and (self.encoder is not None or self.odds != "belief"):
-            name = "encoder" if self.encoder is not None else "odds"
-            raise ConfigError(f"{name}={getattr(self, name)!r} needs an encoder: pass encoded='jepa' as well")
 
 
 class PerpFuturesEnv(TradingEnv):
@@ -190,7 +76,7 @@ class PerpFuturesEnv(TradingEnv):
     episode began in the fitted range); ``label`` (true regime of a synthetic bar, never in the observation).
 
     ## Arguments
-    See :class:`PerpFuturesConfig`, and :class:`envs.trading_env.TradingEnv` for those of every family.
+    See :class:`envs.perp_config.PerpFuturesConfig`, and :class:`envs.trading_env.TradingEnv` for those of every family.
 
     ## Version history
     * v0: first version.
@@ -220,10 +106,10 @@ class PerpFutures:
             (f.name, f.formula, f.unit, "scaled" if f.scaled else "as is", f"{f.low:g} .. {f.high:g}", str(f.look_back))
             for f in features.FEATURES
         ]
-        bounds = zip(kernel.ACCOUNT_LOW, kernel.ACCOUNT_HIGH, strict=True)
+        bounds = zip(columns.ACCOUNT_LOW, columns.ACCOUNT_HIGH, strict=True)
         account = [
             (name, formula, "account", "as is", f"{low:g} .. {high:g}", "-")
-            for name, formula, (low, high) in zip(kernel.ACCOUNT_NAMES, kernel.ACCOUNT_FORMULAS, bounds, strict=True)
+            for name, formula, (low, high) in zip(columns.ACCOUNT_NAMES, columns.ACCOUNT_FORMULAS, bounds, strict=True)
         ]
         return [*market, *account]
 
@@ -234,10 +120,10 @@ class PerpFutures:
 
 
 def _game(config: PerpFuturesConfig) -> Game:
-    bars = _bars(config)
-    scaler, table = _features(config, bars)
+    bars = bars_of(config)
+    scaler, table = features_of(config, bars)
     encoded = encode(config.encoded, bars, config.encoder, config.odds) if config.encoded else None
-    market, warm = _market(bars)
+    market, warm = market_matrix(bars)
     first, stop = split_rows(bars, config.split, config.train_end, config.validation_end)
     first, last = max(first, warm, table.valid_from, 0 if encoded is None else encoded.table.valid_from), stop - 1
     evaluating = config.split != "train"
@@ -265,17 +151,17 @@ def _game(config: PerpFuturesConfig) -> Game:
         market=market,
         table=table.values,
         contract=_contract_vector(config, contract, episode, last),
-        columns=kernel.COLUMNS,
-        action_columns=slice(kernel.ACTION, kernel.ACTION + 1),
-        info=kernel.INFO,
-        state=kernel.STATE,
-        lively=kernel.LIVELY,
-        show_lively=kernel.show_lively,
+        columns=columns.COLUMNS,
+        action_columns=slice(columns.ACTION, columns.ACTION + 1),
+        info=columns.INFO,
+        state=columns.STATE,
+        lively=columns.LIVELY,
+        show_lively=columns.show_lively,
         flags=frozenset({"liquidated"}),
-        terms={name: kernel.TERM_COLUMNS[name] for name in parse_reward(config.reward)},
-        names=(*table.names, *kernel.ACCOUNT_NAMES),
-        low=np.concatenate([table.low, np.array(kernel.ACCOUNT_LOW, np.float32)]),
-        high=np.concatenate([table.high, np.array(kernel.ACCOUNT_HIGH, np.float32)]),
+        terms={name: columns.TERM_COLUMNS[name] for name in parse_reward(config.reward)},
+        names=(*table.names, *columns.ACCOUNT_NAMES),
+        low=np.concatenate([table.low, np.array(columns.ACCOUNT_LOW, np.float32)]),
+        high=np.concatenate([table.high, np.array(columns.ACCOUNT_HIGH, np.float32)]),
         first=first,
         last=last,
         episode=episode,
@@ -294,88 +180,6 @@ def _game(config: PerpFuturesConfig) -> Game:
     )
 
 
-def _bars(config: PerpFuturesConfig) -> Bars:
-    bars = config.bars if isinstance(config.bars, Bars) else sources.load(config.bars)
-    if len(bars.symbols) != 1:
-        raise ConfigError(f"PerpFutures trades one symbol; the bars hold {', '.join(bars.symbols)}")
-    return bars
-
-
-_cache: dict[tuple[str, ...], Any] = {}  # scalers and tables of the last few markets, shared by splits and lanes
-CACHED = 8
-
-
-def _features(config: PerpFuturesConfig, bars: Bars) -> tuple[features.FeatureScaler, CausalTable]:
-    """Return the scaler and the served table; the raw features, four times as large, are not kept."""
-    scaler = _given_scaler(config)
-    values: list[Floats] = []
-
-    def raw() -> Floats:
-        if not values:
-            values.append(features.raw(bars))
-        return values[0]
-
-    if scaler is None:
-        _, stop = split_rows(bars, "train", config.train_end, config.validation_end)
-        scaler = _kept((bars.hash, str(stop)), lambda: features.FeatureScaler.fit(bars, raw(), stop))
-    fitted = scaler
-    return fitted, _kept((bars.hash, fitted.hash), lambda: features.table(bars, fitted, raw()))
-
-
-def _kept(key: tuple[str, ...], make: Callable[[], Any]) -> Any:
-    if key not in _cache:
-        value = make()
-        while len(_cache) >= CACHED:
-            _cache.pop(next(iter(_cache)))
-        _cache[key] = value
-    return _cache[key]
-
-
-def _given_scaler(config: PerpFuturesConfig) -> features.FeatureScaler | None:
-    if config.scaler is None or isinstance(config.scaler, features.FeatureScaler):
-        return config.scaler
-    try:
-        return features.FeatureScaler.from_json(json.loads(Path(config.scaler).read_text()))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"scaler={config.scaler!r} cannot be read: {error}") from error
-
-
-def _market(bars: Bars) -> tuple[Floats, int]:
-    """Build the ``(T, M)`` matrix the kernel reads, and the first row whose trailing day is complete."""
-    per_day = float(DAY / bars.interval)
-    window = max(round(per_day), 24)  # one day, but enough bars for a volatility
-    returns = np.diff(np.log(bars.close[:, 0]), prepend=np.log(bars.close[:1, 0]))
-    with np.errstate(invalid="ignore"):
-        volatility = np.sqrt(window_mean(returns * returns, window) * per_day)
-        volume = window_mean(bars.volume[:, 0], window) * per_day
-    marks = [bars.columns.get("mark_" + name, bars.columns[name])[:, 0] for name in ("open", "high", "low", "close")]
-    columns = [bars.open[:, 0], bars.volume[:, 0], *marks, volatility, volume, *_funding(bars)]
-    return np.ascontiguousarray(np.stack(columns, axis=1)), window
-
-
-def _funding(bars: Bars) -> list[Floats]:
-    """Rates per bar: in the gap before it, at its open, and each later stamp inside it in a column of its own."""
-    count = len(bars)
-    known = bars.funding_time >= bars.time[0]
-    times, rates = bars.funding_time[known], bars.funding_rate[known, 0] if known.any() else np.zeros(0)
-    row = np.searchsorted(bars.time, times, side="right") - 1  # last bar that opens at or before the stamp
-    in_gap, at_open = np.zeros(count), np.zeros(count)
-    opened = times == bars.time[row]
-    np.add.at(at_open, row[opened], rates[opened])
-    late = ~opened & (times >= bars.close_time[row]) & (row + 1 < count)
-    np.add.at(in_gap, row[late] + 1, rates[late])
-    inside = np.flatnonzero(~opened & ~late & (times < bars.close_time[row]))
-    later: list[Floats] = []
-    place = np.zeros(count, int)
-    for event in inside:
-        bar = row[event]
-        if place[bar] == len(later):
-            later.append(np.zeros(count))
-        later[place[bar]][bar] = rates[event]
-        place[bar] += 1
-    return [in_gap, at_open, *later]
-
-
 def _contract(config: PerpFuturesConfig, bars: Bars) -> PerpetualContract:
     contract = contract_for(config.symbol or bars.symbols[0], float(bars.open[0, 0]))
     names = {item.name for item in fields(PerpetualContract)} & {item.name for item in fields(config)} - {"symbol"}
@@ -388,30 +192,19 @@ def _contract(config: PerpFuturesConfig, bars: Bars) -> PerpetualContract:
 def _contract_vector(config: PerpFuturesConfig, contract: PerpetualContract, episode: int, last: int) -> Floats:
     weights = parse_reward(config.reward)
     values = {
-        kernel.LOT: contract.lot_step, kernel.TICK: contract.tick_size,
-        kernel.MINIMUM_QUANTITY: contract.minimum_quantity, kernel.MAXIMUM_QUANTITY: contract.maximum_quantity,
-        kernel.MINIMUM_NOTIONAL: contract.minimum_notional, kernel.TAKER_FEE: contract.taker_fee,
-        kernel.CLEARANCE_FEE: contract.clearance_fee, kernel.BAND: contract.price_band,
-        kernel.SPREAD: contract.half_spread, kernel.IMPACT: contract.impact_coefficient,
-        kernel.PARTICIPATION: contract.participation, kernel.START_EQUITY: config.initial_equity,
-        kernel.GIVEN_LEVERAGE: config.contract_leverage or 0.0, kernel.REBALANCE: config.rebalance_band,
-        kernel.RUIN: config.ruin,
-        kernel.DRAWDOWN_LIMIT: math.inf if config.maximum_drawdown is None else config.maximum_drawdown,
-        kernel.GO_ON: float(config.continue_after_liquidation), kernel.EPISODE: episode, kernel.LAST_ROW: last,
-        kernel.SHARPE_RATE: config.sharpe_rate, kernel.LOG_START: math.log(config.initial_equity),
-        kernel.CROSS: float(config.margin_mode == "cross"), kernel.TIERED: float(config.liquidation == "tiered"),
-        **{column: weights.get(name, 0.0) for name, column in kernel.WEIGHTS.items()},
+        columns.LOT: contract.lot_step, columns.TICK: contract.tick_size,
+        columns.MINIMUM_QUANTITY: contract.minimum_quantity, columns.MAXIMUM_QUANTITY: contract.maximum_quantity,
+        columns.MINIMUM_NOTIONAL: contract.minimum_notional, columns.TAKER_FEE: contract.taker_fee,
+        columns.CLEARANCE_FEE: contract.clearance_fee, columns.BAND: contract.price_band,
+        columns.SPREAD: contract.half_spread, columns.IMPACT: contract.impact_coefficient,
+        columns.PARTICIPATION: contract.participation, columns.START_EQUITY: config.initial_equity,
+        columns.GIVEN_LEVERAGE: config.contract_leverage or 0.0, columns.REBALANCE: config.rebalance_band,
+        columns.RUIN: config.ruin,
+        columns.DRAWDOWN_LIMIT: math.inf if config.maximum_drawdown is None else config.maximum_drawdown,
+        columns.GO_ON: float(config.continue_after_liquidation), columns.EPISODE: episode, columns.LAST_ROW: last,
+        columns.SHARPE_RATE: config.sharpe_rate, columns.LOG_START: math.log(config.initial_equity),
+        columns.CROSS: float(config.margin_mode == "cross"), columns.TIERED: float(config.liquidation == "tiered"),
+        **{column: weights.get(name, 0.0) for name, column in columns.WEIGHTS.items()},
     }  # fmt: skip
-    head = [values[place] for place in range(kernel.TIERS)]
+    head = [values[place] for place in range(columns.TIERS)]
     return np.concatenate([np.array(head, np.float64), contract.tier_table.ravel()])
-
-
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    if value is None:
-        return
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float, np.integer, np.floating))
-        or not low <= value <= high
-    ):
-        raise ConfigError(f"{name}={value!r} must be a number from {low:g} to {high:g}")

@@ -21,10 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def fresh_games(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare every game anew in this test, so that a planted fault neither meets nor leaves a cached game."""
     import envs.make
-    import envs.perp_futures
+    import envs.perp_market
 
     monkeypatch.setattr(envs.make, "_games", OrderedDict())
-    monkeypatch.setattr(envs.perp_futures, "_cache", {})
+    monkeypatch.setattr(envs.perp_market, "_cache", {})
 
 
 @pytest.fixture

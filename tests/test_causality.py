@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs import perp_futures, perp_kernel
+from envs import perp_columns, perp_futures
 from envs.make import build
 from markets import features, sources
 from markets.bars import MARKS, PRICES, Bars
@@ -183,7 +183,7 @@ def test_the_rewards_of_every_term_know_no_future_either(leverage: float) -> Non
 
     def at_leverage(bars: Bars) -> Any:
         env = make(bars)
-        env.simulation.accounts[0, :, perp_kernel.LEVERAGE] = leverage
+        env.simulation.accounts[0, :, perp_columns.LEVERAGE] = leverage
         return env
 
     assert leaks(at_leverage, 200, draw_rows(202, LAST, 5)) == []
@@ -259,22 +259,22 @@ def test_mutant_a_scaler_fitted_on_the_full_range_is_found(monkeypatch: pytest.M
 )
 def test_mutant_a_market_whose_clock_is_wrong_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twin of E13."""
-    original = perp_futures._market
+    original = perp_futures.market_matrix
 
     def wrong(bars: Bars) -> tuple[Floats, int]:
         matrix, warm = original(bars)
         if fault == "fill at the observed close":
-            matrix[1:, perp_kernel.OPEN] = bars.close[:-1, 0]
+            matrix[1:, perp_columns.OPEN] = bars.close[:-1, 0]
         elif fault == "fill at the next close":
-            matrix[:, perp_kernel.OPEN] = bars.close[:, 0]
+            matrix[:, perp_columns.OPEN] = bars.close[:, 0]
         elif fault == "reward of the next bar":
-            matrix[:-1, perp_kernel.MARK_CLOSE] = matrix[1:, perp_kernel.MARK_CLOSE]
+            matrix[:-1, perp_columns.MARK_CLOSE] = matrix[1:, perp_columns.MARK_CLOSE]
         else:
-            matrix[:-24, perp_kernel.DAILY_VOLATILITY] = matrix[24:, perp_kernel.DAILY_VOLATILITY]
+            matrix[:-24, perp_columns.DAILY_VOLATILITY] = matrix[24:, perp_columns.DAILY_VOLATILITY]
         return matrix, warm
 
     scaler = fitted()
-    monkeypatch.setattr(perp_futures, "_market", wrong)
+    monkeypatch.setattr(perp_futures, "market_matrix", wrong)
     found = leaks(fixed(scaler), 200, draw_rows(202, LAST, 3), ("noise",))
     assert (
         any("fill" in leak for leak in found) if fault.startswith("fill") else any("reward" in leak for leak in found)

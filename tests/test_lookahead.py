@@ -20,7 +20,7 @@ from lookahead_toys import Floats, ToyEnv, returns
 from agents import infos, leaks, lookahead, lookahead_envs, lookahead_tables, lookahead_vectors
 from agents.learnability import UNSAFE, RevealNextReturnVector, next_returns
 from agents.lookahead import Leaks
-from envs import perp_futures, perp_kernel
+from envs import perp_columns, perp_futures
 from markets import features, sources
 from markets.bars import Bars
 from markets.errors import ConfigError, UnknownNameError
@@ -176,7 +176,7 @@ def test_the_perpetual_environment_is_clean(seed: int) -> None:
     assert list(leaks) == []
     assert leaks.trials >= 80
     assert leaks.skipped == 0
-    observed = len(features.NAMES) + len(perp_kernel.ACCOUNT_NAMES)
+    observed = len(features.NAMES) + len(perp_columns.ACCOUNT_NAMES)
     assert leaks.columns == observed + 2 + len(lookahead_infos())
 
 
@@ -185,7 +185,7 @@ def test_the_native_lanes_are_clean_from_one_episode_to_the_next() -> None:
     assert leaks is not None
     assert list(leaks) == []
     assert leaks.skipped < 5
-    assert leaks.columns == len(features.NAMES) + len(perp_kernel.ACCOUNT_NAMES) + 2 + len(lookahead_infos())
+    assert leaks.columns == len(features.NAMES) + len(perp_columns.ACCOUNT_NAMES) + 2 + len(lookahead_infos())
 
 
 def test_lanes_are_those_of_our_ids_however_they_are_written() -> None:
@@ -231,14 +231,14 @@ def test_a_wrapper_of_native_lanes_that_reveals_the_next_return_is_found(
 def test_mutant_a_perpetual_market_whose_clock_is_wrong_is_found(
     column: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    market_of, raw = perp_futures._market, features.raw
+    market_of, raw = perp_futures.market_matrix, features.raw
 
     def wrong(bars: Bars) -> tuple[Floats, int]:
         matrix, warm = market_of(bars)
         if fault == "fill at the observed close":
-            matrix[1:, perp_kernel.OPEN] = bars.close[:-1, 0]
+            matrix[1:, perp_columns.OPEN] = bars.close[:-1, 0]
         elif fault == "reward of the next bar":
-            matrix[:-1, perp_kernel.MARK_CLOSE] = matrix[1:, perp_kernel.MARK_CLOSE]
+            matrix[:-1, perp_columns.MARK_CLOSE] = matrix[1:, perp_columns.MARK_CLOSE]
         return matrix, warm
 
     def early(bars: Bars) -> Floats:
@@ -246,7 +246,7 @@ def test_mutant_a_perpetual_market_whose_clock_is_wrong_is_found(
         values[:-1, 0] = values[1:, 0]
         return values
 
-    monkeypatch.setattr(perp_futures, "_market", wrong)
+    monkeypatch.setattr(perp_futures, "market_matrix", wrong)
     if fault == "an early feature":
         monkeypatch.setattr(features, "raw", early)
     leaks = lookahead.check_id("PerpFutures-v0", sources.load(lookahead.DEFAULT_BARS), trials=5)

@@ -13,7 +13,7 @@ import pytest
 from agents import oracle
 from agents.evaluation import walk
 from agents.oracle import Oracle, Plan, Terms, log_growth, plan, solve, terms
-from envs import perp_kernel as kernel
+from envs import perp_columns as kernel
 from envs.make import game_of
 from envs.perp_futures import PerpFuturesConfig
 from envs.simulation import EQUITY, MODE_DISABLED, Game, Simulation

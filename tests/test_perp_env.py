@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs import perp_kernel
+from envs import perp_columns, perp_kernel
 from envs.perp_futures import PerpFutures, PerpFuturesConfig, PerpFuturesEnv
 from markets import sources
 from markets.bars import MARKS, PRICES, Bars
@@ -281,7 +281,7 @@ def check_cover(kernel: Kernel | None = None, steps: int = 5_000, leverage: floa
         _, _, terminated, truncated, info = env.step([action])
         if info["cover"] > 1e-9 and info["funding"] == 0.0:
             assert before["position"] != 0.0, f"step {count}: cover without a carried position"
-            beyond = market[int(env.simulation.rows[0]), perp_kernel.MARK_OPEN] - before["liquidation_price"]
+            beyond = market[int(env.simulation.rows[0]), perp_columns.MARK_OPEN] - before["liquidation_price"]
             assert math.copysign(1.0, before["position"]) * beyond <= 0.0, (
                 f"step {count}: cover {info['cover']} without a gap"
             )

@@ -20,7 +20,7 @@ from agents import artefact, callbacks, metrics, recipe
 from agents.callbacks import AccountTags, ValidationChoice
 from agents.recipe import TrainingConfig, resolve
 from agents.training import train
-from envs.simulation import OUTCOME, ROW, TERMINATED, TRUNCATED
+from envs.simulation import EQUITY, OUTCOME, ROW, TERMINATED, TRUNCATED
 from markets.errors import ConfigError, RegimeGymError, UnknownNameError
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
@@ -142,7 +142,7 @@ def rollout_tags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **changes: Any
 def test_liquidations_in_a_rollout_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = {"bars": BARS, "leverage": 100.0}
     tags, rows = rollout_tags(monkeypatch, tmp_path, arguments=arguments)
-    from envs import perp_kernel as kernel
+    from envs import perp_columns as kernel
 
     counted = rows[:, :, kernel.LIQUIDATED].sum()
     assert counted > 0, "nobody was liquidated: the test is empty"
@@ -152,10 +152,10 @@ def test_liquidations_in_a_rollout_are_counted(tmp_path: Path, monkeypatch: pyte
 def test_costs_of_a_rollout_include_the_bars_in_which_an_account_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from envs import perp_kernel as kernel
+    from envs import perp_columns as kernel
 
     tags, rows = rollout_tags(monkeypatch, tmp_path, arguments={"bars": BARS, "episode_bars": 4})
-    equity = np.maximum(rows[:, :, kernel.EQUITY], 1e-9)
+    equity = np.maximum(rows[:, :, EQUITY], 1e-9)
     columns = [kernel.FEE, kernel.SPREAD_COST, kernel.IMPACT_COST, kernel.CLEARANCE]
     assert tags["account/costs"] == [pytest.approx(float((rows[:, :, columns].sum(axis=2) / equity).mean()), rel=1e-5)]
 
