@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -356,8 +356,3 @@ def train(
         if told is not None:
             told(number + 1, config.steps, losses)
     return finish(training, series, provenance_of(series), facts or {}), training
-
-
-def with_weights(config: JEPAConfig, jepa: float, future: float, belief: float) -> JEPAConfig:
-    """Return the configuration with other loss weights: for ablations."""
-    return replace(config, w_jepa=jepa, w_future=future, w_belief=belief)

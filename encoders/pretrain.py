@@ -100,7 +100,7 @@ def pretrain(
     """Train on S series of bars, write ``out/encoder.zip`` and ``out/card.md``, and return the encoder.
 
     Raises:
-        ConfigError: bars of several markets or intervals, or ``out`` holds what would be lost.
+        ConfigError: bars of several markets or intervals, or other settings than those of the training to resume.
         DataError: too few bars. CollapseError: the embedding says nothing.
     """
     jepa = config.jepa

@@ -7,13 +7,11 @@ assignment by distance). All are causal and cost O(1) a bar.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.belief import BeliefParameters
 from markets.errors import ArtefactError
 
 Floats = NDArray[np.float64]
@@ -60,11 +58,6 @@ def softmax(values: Floats) -> Floats:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
-def confidence(odds: Floats) -> Floats:
-    """Largest probability: ``(..., K)`` to ``(...,)``."""
-    return np.asarray(np.max(odds, axis=-1))
-
-
 def transitions(odds: Floats, hold: int = 3) -> NDArray[np.bool_]:
     """Flag the bars in which the most likely regime has just changed for good: ``(T, K)`` to ``(T,)``, causal.
 
@@ -86,11 +79,6 @@ def transitions(odds: Floats, hold: int = 3) -> NDArray[np.bool_]:
     return flags
 
 
-def forecast(odds: Floats, belief: BeliefParameters, bars: int) -> Floats:
-    """Odds ``bars`` ahead under the belief's chain, ``b P^D``."""
-    return np.asarray(odds @ np.linalg.matrix_power(belief.transition, bars))
-
-
 def by_volatility(regime: NDArray[np.int64], returns: Floats, count: int) -> NDArray[np.int64]:
     """Order of ``count`` classes by the mean square of their bars' returns, lowest first; empty ones come last."""
     squares = [float(np.mean(returns[regime == k] ** 2)) if np.any(regime == k) else np.inf for k in range(count)]
@@ -100,8 +88,3 @@ def by_volatility(regime: NDArray[np.int64], returns: Floats, count: int) -> NDA
 def names_of(count: int) -> tuple[str, ...]:
     """Observation names of the odds."""
     return tuple(f"regime_{k}" for k in range(count))
-
-
-def shares(odds: Floats) -> Sequence[float]:
-    """Share of bars in which each regime is the most likely one."""
-    return [float(value) for value in np.bincount(np.argmax(odds, axis=1), minlength=odds.shape[1]) / len(odds)]

@@ -7,7 +7,7 @@ import logging
 import shlex
 from pathlib import Path
 
-from markets.errors import ConfigError
+from markets.errors import ConfigError, unknown
 from scripts.arguments import pairs, run_log, terminable
 
 _log = logging.getLogger(__name__)
@@ -50,11 +50,17 @@ def run(options: argparse.Namespace) -> int:
 
     if (options.out / "encoder.zip").exists() and not options.overwrite:
         raise ConfigError(f"--out {options.out} holds an encoder already: choose another folder or pass --overwrite")
+    own = ("channels", "belief", "steps", "seed", "device", "amp")  # flags of their own
+    more = pairs(options.set, "--set")
+    valid = [name for name in JEPAConfig.__dataclass_fields__ if name not in own]
+    for name in more:
+        if name not in valid:
+            raise unknown("--set field", name, valid)
     torch_threads(options.threads)
     belief = BeliefConfig(regimes=options.regimes or 6, bank_cap=options.bank_cap, dwell_floor=options.dwell_floor)
     jepa = JEPAConfig(
         channels=tuple(options.channels.split(",")), belief=belief, steps=options.steps, seed=options.seed,
-        device=options.device, amp=options.amp, **pairs(options.set, "--set"),
+        device=options.device, amp=options.amp, **more,
     )  # fmt: skip
     config = PretrainConfig(jepa=jepa, choose=options.regimes == 0, command=_command(options))
     with run_log(options.out, "pretrain") as log, terminable(), tqdm(disable=options.quiet or None, unit="step") as bar:

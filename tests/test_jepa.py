@@ -426,3 +426,21 @@ def test_the_command_line_pretrains(tmp_path: Path) -> None:
     else:
         assert status == 2
         assert not (tmp_path / files.FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("horizn=8", "Did you mean 'horizon'"),
+        ("steps=3", "unknown --set field"),
+        ("latent=none", "latent='none'"),
+        ("horizon=true", "horizon=True"),
+    ],
+)
+def test_a_setting_of_the_encoder_that_cannot_work_is_named(
+    pair: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pretrain", "--bars", "synthetic:crypto?bars=3000", "--set", pair, "--out", str(tmp_path), "--quiet"]
+    assert regimegym.main(words) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / files.FILE).exists()
