@@ -91,7 +91,8 @@ def resolve(env: str, arguments: dict[str, Any]) -> tuple[str, Any]:
     module, _, name = env.rpartition(":")
     if name not in envs.ids() or module not in ("", "envs", "regimegym"):
         raise unknown("env", env, envs.ids())
-    family = gym.spec(name).kwargs["family"]
+    given = dict(gym.spec(name).kwargs)
+    family = given.pop("family")
     kind = family_of(family)
     if arguments.get("split", "train") != "train":
         raise ConfigError(f"split={arguments['split']!r}: training uses the split 'train'; choose dates with train_end")
@@ -99,7 +100,7 @@ def resolve(env: str, arguments: dict[str, Any]) -> tuple[str, Any]:
     for key in arguments:
         if key not in valid:
             raise unknown(f"argument of {name}", key, valid)
-    return family, kind.config(**{**arguments, "split": "train"})
+    return family, kind.config(**{**given, **arguments, "split": "train"})
 
 
 def identity(config: TrainingConfig, game: Game) -> dict[str, Any]:

@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 CHANNELS = ("return", "volatility", "volume")
 LIMIT = 8.0
 VOLATILITY_HALF_LIFE, VOLUME_HALF_LIFE = 10.0, 24.0  # bars
+MEMORY = int(24 * VOLUME_HALF_LIFE)  # bars after which a running mean has forgotten where it began: 2^-24 of it is left
 SMALLEST = 1e-12
 
 

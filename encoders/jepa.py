@@ -7,7 +7,6 @@ regimes. The embedding serves what real volatility does on many scales; the beli
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -17,15 +16,15 @@ from numpy.typing import NDArray
 
 from encoders.belief import BeliefFilter, BeliefParameters
 from encoders.box_trunk import LOOK_BACK, BoxTrunk, TrunkWeights
-from encoders.channels import ChannelScaler, ChannelStream, percent_returns
+from encoders.channels import MEMORY, ChannelScaler, ChannelStream, percent_returns
 from encoders.encoder import Arrays, Encoder, Provenance
+from encoders.forgetting import LONGEST
 from encoders.regimes import VOICES, KMeansHead, SoftmaxHead, names_of
 from markets.bars import Bars
 from markets.errors import ArtefactError, unknown
 
 CLIP = 5.0  # deviations of the training range
-WARM_UP = LOOK_BACK + 1  # of the embedding: the first bar has no return
-SPELLS, LONGEST_WARM_UP = 4.0, 4096  # longest mean spells after which the belief has forgotten where it began; bars
+WARM_UP = LOOK_BACK + MEMORY + 1  # of the embedding: the first bar has no return
 
 
 class JEPAEncoder(Encoder):
@@ -35,6 +34,7 @@ class JEPAEncoder(Encoder):
         scaler: of the channels. trunk: weights. mean, deviation: ``(D,)`` of the raw embedding on the training range.
         softmax: head distilled from the smoothed belief. kmeans: centres on the standardised embedding.
         belief: fitted filter. voice: whose odds are served: ``belief``, ``softmax`` or ``kmeans``.
+        memory: bars after which the belief has forgotten where it began (:mod:`encoders.forgetting`).
     """
 
     kind = "jepa"
@@ -51,6 +51,7 @@ class JEPAEncoder(Encoder):
         provenance: Provenance,
         facts: Mapping[str, Any] | None = None,
         voice: str = "belief",
+        memory: int = LONGEST,
     ) -> None:
         super().__init__(provenance, facts)
         if voice not in VOICES:
@@ -73,14 +74,14 @@ class JEPAEncoder(Encoder):
         self.low = np.concatenate([np.full(latent, -CLIP), np.zeros(regimes)]).astype(np.float32)
         self.high = np.concatenate([np.full(latent, CLIP), np.ones(regimes)]).astype(np.float32)
         self.regimes = regimes
-        longest = float(np.max(1.0 / (1.0 - np.diag(belief.transition))))
-        self.warm_up = max(WARM_UP, math.ceil(min(SPELLS * longest, LONGEST_WARM_UP)))
+        self.memory = memory
+        self.warm_up = max(WARM_UP, memory + 1)  # the first bar has no return
 
     def speaking(self, voice: str) -> JEPAEncoder:
         """Return the same encoder with another voice for its odds."""
         return JEPAEncoder(
             self.scaler, self.trunk_weights, self.mean, self.deviation, self.softmax, self.kmeans, self.belief,
-            self.provenance, self.facts, voice,
+            self.provenance, self.facts, voice, self.memory,
         )  # fmt: skip
 
     def embed(self, bars: Bars) -> NDArray[np.float32]:
@@ -119,7 +120,8 @@ class JEPAEncoder(Encoder):
 
     def config(self) -> dict[str, Any]:
         """Return the structure as plain values."""
-        return {"scaler": {**asdict(self.scaler), "names": list(self.scaler.names)}, "voice": self.voice}
+        scaler = {**asdict(self.scaler), "names": list(self.scaler.names)}
+        return {"scaler": scaler, "voice": self.voice, "memory": self.memory}
 
     def arrays(self) -> Arrays:
         """Return every number by name."""
@@ -147,7 +149,7 @@ class JEPAEncoder(Encoder):
         belief = BeliefParameters.from_arrays(part("belief."))
         return cls(
             scaler, trunk, arrays["mean"], arrays["deviation"], softmax, kmeans, belief, provenance, facts,
-            config["voice"],
+            config["voice"], int(config["memory"]),
         )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from encoders.belief_training import BeliefTraining, fit_belief
 from encoders.box_trunk import BOXES, LOOK_BACK, WIDTH, TrunkWeights
 from encoders.channels import CHANNELS, ChannelScaler, percent_returns
 from encoders.encoder import Provenance, interval_name, seed_of
+from encoders.forgetting import forgetting
 from encoders.jepa import WARM_UP, JEPAEncoder
 from encoders.regimes import KMeansHead, SoftmaxHead, by_volatility
 from markets.bars import Bars
@@ -283,6 +284,7 @@ def _encoder(
         material.scaler, trunk, mean.astype(np.float32), deviation.astype(np.float32),
         SoftmaxHead(weight * deviation, bias), _centres((raw - mean) / deviation, returns, regimes, config.seed),
         material.belief, provenance, facts,
+        memory=max(forgetting(blank.filter, percent_returns(bars.close[:, 0])[1:]) for bars in series),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import gymnasium as gym
 
 from envs.make import FAMILIES
 
-ENCODERS = {"": ""}  # the encoder part of an id -> kind of encoder; "" is the plain environment
+ENCODERS = {"": "", "-JEPA": "jepa"}  # the encoder part of an id -> kind of encoder; "" is the plain environment
 
 
 def ids() -> tuple[str, ...]:

@@ -25,15 +25,43 @@ def run(options: argparse.Namespace) -> int:
 
     write = sys.stdout.write
     for name in envs.ids():
-        kind = family_of(gym.spec(name).kwargs["family"])
-        write(f"{name:24s} {(kind.env.__doc__ or '').splitlines()[0]}\n")
+        given = gym.spec(name).kwargs
+        kind, encoded = family_of(given["family"]), given.get("encoded", "")
+        told = f" Observes the {encoded} encoder's embedding and regime odds as well." if encoded else ""
+        write(f"{name:24s} {(kind.env.__doc__ or '').splitlines()[0]}{told}\n")
         if options.arguments:
             for item in fields(kind.config):
                 write(f"    {item.name} = {item.default!r}\n")
             write(f"\n{inspect.getdoc(kind.config)}\n\n")
-        if options.columns:
+        if options.columns and encoded:
+            write(f"\nThe columns of {given['family']}-v0, then the encoder's, by market and interval of the bars:\n")
+            write(_encoders(encoded))
+        elif options.columns:
             write("\n| column | formula | unit | served | bounds | look-back |\n|---|---|---|---|---|---|\n")
             for row in kind.columns():
                 write("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n")
             write("\n")
     return 0
+
+
+def _encoders(kind: str) -> str:
+    """Describe what the shipped weights of a kind append, as Markdown."""
+    from encoders.encoder import load, shipped
+
+    lines = [
+        "",
+        "| weights | embedding, -5 .. 5 deviations | odds of the regimes, 0 .. 1 | warm-up, bars | fitted on |",
+    ]
+    lines.append("|---|---|---|---|---|")
+    for name in shipped():
+        encoder = load(name)
+        if encoder.kind == kind:
+            split = len(encoder.names) - encoder.regimes
+            latent, odds = encoder.names[:split], encoder.names[split:]
+            origin = encoder.provenance
+            seeds = f"seeds {origin.seeds[0]} - {origin.seeds[-1]}" if origin.seeds else ""
+            fitted = seeds or f"bars closed by {origin.train_end[:10]}"
+            lines.append(
+                f"| {name} | {latent[0]} .. {latent[-1]} | {odds[0]} .. {odds[-1]} | {encoder.warm_up:,} | {fitted} |"
+            )
+    return "\n".join([*lines, "", ""])

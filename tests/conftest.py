@@ -20,11 +20,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture
 def fresh_games(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare every game anew in this test, so that a planted fault neither meets nor leaves a cached game."""
+    import envs.encoding
     import envs.make
     import envs.perp_market
 
     monkeypatch.setattr(envs.make, "_games", OrderedDict())
     monkeypatch.setattr(envs.perp_market, "_cache", {})
+    monkeypatch.setattr(envs.encoding, "_encoded", OrderedDict())
 
 
 @pytest.fixture

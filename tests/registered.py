@@ -25,12 +25,12 @@ SMALL = "synthetic:crypto?seed=1&interval=1h&bars=4000"
 
 
 @cache
-def perpetual_market() -> Bars:
+def perpetual_market(rows: int = 2600) -> Bars:
     """Hourly bars with marks, funding and labels that open apart from the close before, so that a fill at either shows.
 
-    2,600 rows.
+    At most 4,000 rows.
     """
-    bars = sources.load(SMALL).between(0, 2600)
+    bars = sources.load(SMALL).between(0, rows)
     opened = bars.open * np.exp(np.random.default_rng(41).normal(0.0, 0.001, bars.open.shape))
     return replace(bars, open=opened, high=np.maximum(bars.high, opened), low=np.minimum(bars.low, opened))
 
@@ -38,13 +38,14 @@ def perpetual_market() -> Bars:
 def random_walk(seed: int = 41, rows: int = 12_000) -> Bars:
     """Hourly bars of independent returns, ranges, volumes, funding rates and labels: nothing says anything about later.
 
-    The label of a bar is a coin that nothing else of the bar depends on.
+    The label of a bar is a coin that nothing else of the bar depends on. They come after what shipped weights were
+    fitted on.
     """
     generator = np.random.default_rng(seed)
     close = 50_000.0 * np.exp(np.cumsum(generator.normal(0.0, 0.005, rows)))
     opened = np.concatenate([close[:1], close[:-1]])
     spread = np.exp(np.abs(generator.normal(0.0, 0.002, (2, rows))))
-    time = np.datetime64("2022-01-01", "ns") + np.arange(rows) * HOUR
+    time = np.datetime64("2024-01-01", "ns") + np.arange(rows) * HOUR
     return Bars(
         time=time, interval=HOUR, symbols=("BTCUSDT",), open=opened[:, None], close=close[:, None],
         high=(np.maximum(opened, close) * spread[0])[:, None], low=(np.minimum(opened, close) / spread[1])[:, None],

@@ -11,6 +11,7 @@ them. A test that is skipped without a condition, or expected to fail, names not
 | E20 - E30, E32 | accounting: worked examples, identities, conservation, costs, scale, symmetry, leverage |
 | E40 - E49 | hostile data |
 | E50 - E58, E62 - E64 | hostile actions and settings |
+| E70 - E72 | encoders in environments: spaces, no state, weights that do not fit |
 | C01 - C09, C11 - C16 | checkpoints and models |
 """
 
@@ -33,8 +34,8 @@ def numbered(letter: str, *ranges: tuple[int, int]) -> tuple[str, ...]:
 # E19 does not exist; E31 and E59 to E61 are about families that are not built yet.
 ENVIRONMENTS = numbered("E", (1, 18), (20, 30), (32, 32), (40, 58), (62, 64))
 CHECKPOINTS = numbered("C", (1, 9), (11, 16))  # C10 would be about YAML, which nothing reads
-ENCODERS = numbered("E", (70, 72))  # named where they are met; asked for once ids with encoders are registered
-REQUIRED = (*ENVIRONMENTS, *CHECKPOINTS)
+ENCODERS = numbered("E", (70, 72))
+REQUIRED = (*ENVIRONMENTS, *ENCODERS, *CHECKPOINTS)
 NO_TWIN = {"E09"}  # not an invariant: a process that hangs is ended
 EXAMPLES = (*(f"P-{number:02d}" for number in range(1, 24)), "P-06s", "R-01")  # worked ones of the specification
 

@@ -24,7 +24,7 @@ from markets.bars import PRICES, Bars
 from markets.errors import ConfigError, DataError, RegimeGymError
 
 SEED = 71
-ROWS = 400
+ROWS = 3_000
 
 
 def candles(rows: int = ROWS) -> pd.DataFrame:
@@ -99,18 +99,19 @@ def test_the_same_candles_without_a_defect_make_an_environment(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", IDS)
 def test_too_few_bars_for_the_warm_up_are_a_clear_error(name: str, tmp_path: Path) -> None:
-    """E46. From two bars on; the first number that suffices plays its episode."""
-    made, rows, refused = None, 2, 0
-    while made is None:
-        bars = Bars.from_frame(candles(rows))
+    """E46. From two bars on; the least number that suffices plays its episode."""
+    refused, suffices = 1, ROWS
+    for rows in (2, 3, 17, 168, 169, 170):
+        with pytest.raises(RegimeGymError, match="bars"):
+            make_on(name, Bars.from_frame(candles(rows)), episode_bars=5)
+    while suffices - refused > 1:
+        rows = (refused + suffices) // 2
         try:
-            made = make_on(name, bars, episode_bars=5)
-        except RegimeGymError:
-            with pytest.raises(RegimeGymError, match="bars"):
-                make_on(name, bars, episode_bars=5)
-            refused, rows = refused + 1, rows + (1 if rows > 270 else 17)
-            assert rows < 2_000
-    assert refused > 10
+            make_on(name, Bars.from_frame(candles(rows)), episode_bars=5)
+            suffices = rows
+        except DataError:
+            refused = rows
+    made = make_on(name, Bars.from_frame(candles(suffices)), episode_bars=5)
     made.reset(seed=SEED)
     for _ in range(5):
         *_, terminated, truncated, _ = made.step(family(name).idle)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from registered import IDS, family, make, make_on, random_walk
 from test_causality import changed, draw_rows
 
 from agents import lookahead
+from encoders.jepa import JEPAEncoder
 from markets import features
 from markets.bars import Bars
 from markets.errors import InSampleError
@@ -104,21 +106,21 @@ def test_the_lookahead_detector_finds_every_id_clean(name: str) -> None:
 
 # ---- the past ---------------------------------------------------------------------------------------------------
 
-HISTORIES = (200, 400, 1_000)  # bars before the first observation
+HISTORIES = (200, 400, 1_000, 1_450, 1_700)  # bars before the first observation
 
 
-def scaler_file(bars: Bars, folder: Path) -> str:
-    """Fit the feature scaler once, so that histories of other lengths are observed through the same one."""
+def scaler_file(bars: Bars, folder: Path, rows: int = 1_000) -> str:
+    """Fit the feature scaler once, on the first rows, so that histories of any length are observed through the same."""
     file = folder / "scaler.json"
-    file.write_text(json.dumps(FeatureScaler.fit(bars, features.raw(bars), 1_000).to_json()))
+    file.write_text(json.dumps(FeatureScaler.fit(bars, features.raw(bars), rows).to_json()))
     return str(file)
 
 
 def warm_up_gaps(name: str, folder: Path, histories: tuple[int, ...] = HISTORIES) -> list[float]:
     """Start one episode behind histories of several lengths; largest difference of an observation to the longest."""
-    whole, at = family(name).market(), 1_200
+    whole, at = family(name).market(), 2_000
     scaler = scaler_file(whole, folder)
-    declared = make_on(name, whole).unwrapped.simulation.game.first  # type: ignore[attr-defined]
+    declared = make_on(name, whole, episode_bars=50).unwrapped.simulation.game.first  # type: ignore[attr-defined]
     runs = []
     for history in (length for length in histories if length >= declared):
         bars = whole.between(at - history, at + 200)
@@ -139,7 +141,7 @@ def warm_up_gaps(name: str, folder: Path, histories: tuple[int, ...] = HISTORIES
 
 @pytest.mark.parametrize("name", IDS)
 def test_an_episode_is_the_same_behind_any_history_that_covers_the_warm_up(name: str, tmp_path: Path) -> None:
-    """E15. 200, 400 and 1,000 bars before the first observation."""
+    """E15. 200, 400 and 1,000 bars before the first observation, and as many as an encoder asks for."""
     assert max(warm_up_gaps(name, tmp_path)) <= 1e-6
 
 
@@ -151,7 +153,9 @@ def test_mutant_a_warm_up_that_is_declared_too_short_is_found(
     """Twin of E15."""
     monkeypatch.setattr(features, "warm_up", lambda interval: 100)
     monkeypatch.setattr(features, "WARM_UP", 100)
-    assert max(warm_up_gaps(name, tmp_path, (130, 1_000))) > 1e-3
+    table = JEPAEncoder.table
+    monkeypatch.setattr(JEPAEncoder, "table", lambda self, bars: replace(table(self, bars), valid_from=100))
+    assert max(warm_up_gaps(name, tmp_path, (130, 1_700))) > 1e-3
 
 
 # ---- what a linear probe can read -------------------------------------------------------------------------------
@@ -247,12 +251,13 @@ def test_mutant_the_probe_reads_a_planted_lead_feature(name: str, target: str, m
 def test_an_evaluation_that_begins_in_the_fitted_range_raises_unless_it_is_allowed(name: str, tmp_path: Path) -> None:
     """E18. And says so in info; training inside the fitted range is flagged."""
     bars = family(name).market()
-    scaler = scaler_file(bars, tmp_path)  # fitted on 1,000 rows
-    dates = {"train_end": str(bars.close_time[700]), "validation_end": str(bars.close_time[1_500]), "episode_bars": 50}
+    scaler = scaler_file(bars, tmp_path, 2_000)
+    ends = {"train_end": str(bars.close_time[1_700]), "validation_end": str(bars.close_time[2_300])}
+    dates = {**ends, "episode_bars": 50}
     with pytest.raises(InSampleError) as raised:
         make_on(name, bars, split="validation", scaler=scaler, **dates)
-    assert str(bars.close_time[701]) in str(raised.value)
-    assert str(bars.close_time[999]) in str(raised.value)
+    assert str(bars.close_time[1_701]) in str(raised.value)
+    assert str(bars.close_time[1_999]) in str(raised.value)
     for split, inside in (("train", True), ("validation", True), ("test", False)):
         env = make_on(name, bars, split=split, scaler=scaler, allow_in_sample=split == "validation", **dates)
         assert env.reset(seed=SEED)[1]["in_sample"] is inside

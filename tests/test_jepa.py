@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from encoders.pretrain import PretrainConfig, pretrain
 from encoders.regimes import VOICES, transitions
 from markets import synthetic
 from markets.bars import Bars
-from markets.errors import ArtefactError, ConfigError, InSampleError, UnknownNameError
+from markets.errors import ArtefactError, ConfigError, InSampleError, RegimeGymError, UnknownNameError
 
 CONFIG = JEPAConfig(
     channels=("return", "volatility", "volume"), hidden=6, inner=8, latent=4, steps=4, sequences=2, length=400,
@@ -93,14 +94,14 @@ def test_mutant_an_embedding_that_is_scaled_by_the_whole_series_is_found(made: J
 
 
 def test_rows_do_not_depend_on_history_before_the_declared_warm_up(made: JEPAEncoder) -> None:
-    """E15. Four longest spells are enough for the belief to forget; half of the look-back of the trunk is not."""
-    long = synthetic.crypto(8, "1h", 6000)
+    """E15. The declared warm-up is enough for the belief to forget; half of the look-back of the trunk is not."""
+    at = made.warm_up + 1_000
+    long = synthetic.crypto(8, "1h", at + 2_000)
     table = made.table(long).values
-    begin = 3000 - made.warm_up
-    short = made.table(long.between(begin, len(long))).values
-    assert np.abs(short[made.warm_up :] - table[3000:]).max() <= 1e-6
-    early = made.table(long.between(3000 - 130, len(long))).values
-    assert np.abs(early[130:300] - table[3000:3170]).max() > 1e-3, "the test has no power"
+    short = made.table(long.between(at - made.warm_up, len(long))).values
+    assert np.abs(short[made.warm_up :] - table[at:]).max() <= 1e-5  # a hardly trained embedding is scaled up 400 times
+    early = made.encode(long.between(at - 130, len(long)))
+    assert np.abs(early[130:300] - table[at : at + 170]).max() > 1e-3, "the test has no power"
 
 
 def test_values_that_no_check_let_through_spread_forward_only(made: JEPAEncoder, bars: Bars) -> None:
@@ -116,10 +117,8 @@ def test_values_that_no_check_let_through_spread_forward_only(made: JEPAEncoder,
     assert made.encode(broken)[:k].tobytes() == made.encode(bars)[:k].tobytes()
 
 
-@pytest.mark.parametrize("kind", ["constant", "no volume", "wild"])
-def test_rows_stay_finite_and_in_their_bounds(made: JEPAEncoder, kind: str) -> None:
-    """E70."""
-    count = 1500
+def extreme_market(kind: str, count: int) -> Bars:
+    """Bars that never move, that nobody trades, or that halve and double."""
     close = np.full(count, 100.0)
     volume = np.full(count, 5.0)
     if kind == "no volume":
@@ -134,14 +133,59 @@ def test_rows_stay_finite_and_in_their_bounds(made: JEPAEncoder, kind: str) -> N
         np.minimum(column["open"], close[:, None]),
     )
     hours = np.datetime64("2024-01-01", "ns") + np.arange(count) * np.timedelta64(3600 * 10**9, "ns")
-    market = Bars(
+    return Bars(
         time=hours, interval=np.timedelta64(3600 * 10**9, "ns"), symbols=("BTCUSDT",), volume=volume[:, None],
         funding_time=np.empty(0, "datetime64[ns]"), funding_rate=np.empty((0, 1)), **column,
     )  # fmt: skip
-    table = made.table(market)  # checks bounds and finiteness from warm_up on
+
+
+@pytest.mark.parametrize("kind", ["constant", "no volume", "wild"])
+def test_rows_stay_finite_and_in_their_bounds(made: JEPAEncoder, kind: str) -> None:
+    """E70. Constant, empty and huge inputs."""
+    table = made.table(extreme_market(kind, made.warm_up + 1500))  # checks bounds and finiteness from warm_up on
     assert table.values.dtype == np.float32
     odds = table.values[table.valid_from :, -made.regimes :]
     assert np.abs(odds.sum(axis=1) - 1.0).max() < 1e-5
+
+
+def test_mutant_an_embedding_that_is_not_clipped_is_found(made: JEPAEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin of E70."""
+    monkeypatch.setattr(
+        JEPAEncoder, "encode",
+        lambda self, bars: np.concatenate([self.embed(bars), self.odds(bars)], axis=1).astype(np.float32),
+    )  # fmt: skip
+    with pytest.raises(RegimeGymError, match="jepa_"):
+        made.table(extreme_market("wild", made.warm_up + 1500))
+
+
+def check_alike(encode: Callable[[Bars], Any], bars: Bars) -> None:
+    """The same bars twice, after other bars, and as a part of more bars: the same rows."""
+    first = encode(bars)
+    encode(synthetic.crypto(6, "1h", 3000))
+    assert encode(bars).tobytes() == first.tobytes(), "the encoder has changed by being used"
+    assert np.abs(encode(bars.between(0, 2000)) - first[:2000]).max() <= 1e-5, "a row depends on those beside it"
+
+
+def test_an_encoder_is_not_changed_by_use_and_a_row_not_by_its_batch(made: JEPAEncoder, bars: Bars) -> None:
+    """E71."""
+    check_alike(made.encode, bars)
+
+
+@pytest.mark.parametrize("fault", ["running statistics", "statistics of the batch"])
+def test_mutant_an_encoder_in_training_mode_is_found(made: JEPAEncoder, bars: Bars, fault: str) -> None:
+    """Twin of E71. Batch normalisation as it behaves while training."""
+    mean = np.zeros(len(made.names), np.float32)
+
+    def encode(series: Bars) -> Any:
+        nonlocal mean
+        rows = made.encode(series)
+        if fault == "statistics of the batch":
+            return rows - rows.mean(axis=0)
+        mean = 0.9 * mean + 0.1 * rows.mean(axis=0)
+        return rows - mean
+
+    with pytest.raises(AssertionError, match=r"changed by being used|depends on those beside"):
+        check_alike(encode, bars)
 
 
 # ---- files ------------------------------------------------------------------------------------------------------
@@ -156,6 +200,28 @@ def test_a_saved_encoder_comes_back_with_the_same_bits(made: JEPAEncoder, folder
 
 def test_damaged_weights_are_refused_and_named(made: JEPAEncoder, tmp_path: Path) -> None:
     """E72."""
+    check_refusals(made, tmp_path)
+
+
+def test_mutant_weights_that_are_taken_as_they_come_are_found(
+    made: JEPAEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin of E72. What cannot be read becomes an encoder of other numbers."""
+    load = files.load
+
+    def careless(path: Any) -> Any:
+        try:
+            return load(path)
+        except RegimeGymError:
+            return made
+
+    monkeypatch.setattr(files, "load", careless)
+    with pytest.raises(pytest.fail.Exception):
+        check_refusals(made, tmp_path)
+
+
+def check_refusals(made: JEPAEncoder, tmp_path: Path) -> None:
+    """Cut, foreign and broken weights raise and say what is wrong."""
     path = files.save(made, tmp_path)
     whole = path.read_bytes()
     for cut in (0, 100, len(whole) // 2, len(whole) - 1):
@@ -193,9 +259,21 @@ def test_other_numbers_under_the_same_name_are_refused(made: JEPAEncoder, tmp_pa
         rebuilt(made, {**made.arrays(), "mean": made.mean + 1.0}, tmp_path)
 
 
-def test_weights_of_another_market_are_never_taken_in_silence(bars: Bars) -> None:
-    with pytest.raises(ConfigError, match="there are no weights 'jepa-synthetic-1h'"):
-        files.resolve("jepa", bars)
+def test_weights_of_another_market_or_interval_are_never_taken_in_silence(bars: Bars) -> None:
+    with pytest.raises(ConfigError, match=r"there are no weights 'jepa-nowhere-1h'.*jepa-crypto-1h"):
+        files.resolve("jepa", replace(bars, market="nowhere"))
+    with pytest.raises(ConfigError, match="there are no weights 'jepa-synthetic-15m'"):
+        files.resolve("jepa", synthetic.crypto(5, "15m", 3000))
+
+
+@pytest.mark.parametrize("name", ["jepa-crypto-1h", "jepa-synthetic-1h"])
+def test_shipped_weights_are_for_the_market_and_interval_that_they_are_named_after(name: str) -> None:
+    encoder = files.load(name)
+    origin = encoder.provenance
+    assert name == f"{encoder.kind}-{origin.market}-{origin.interval}"
+    assert str(origin.train_end) <= "2023-01-01T00:00:00.000000000" or origin.seeds == (9001, 9002, 9003, 9004)
+    assert encoder.facts["command"].startswith("regimegym pretrain")
+    assert encoder.warm_up <= 2_000
 
 
 # ---- the in-sample rule -----------------------------------------------------------------------------------------

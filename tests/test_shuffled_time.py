@@ -55,7 +55,7 @@ def market(seed: int, order: int | None) -> Bars:
     close = 50_000.0 * np.exp(np.cumsum(bars[:, 0]))
     opened = np.concatenate([[50_000.0], close[:-1]])
     return Bars(
-        time=np.datetime64("2022-01-01", "ns") + np.arange(ROWS) * HOUR, interval=HOUR, symbols=("COIN",),
+        time=np.datetime64("2024-01-01", "ns") + np.arange(ROWS) * HOUR, interval=HOUR, symbols=("COIN",),
         open=opened[:, None], high=(np.maximum(opened, close) * np.exp(bars[:, 1]))[:, None],
         low=(np.minimum(opened, close) * np.exp(-bars[:, 2]))[:, None], close=close[:, None], volume=bars[:, 3:],
     )  # fmt: skip
