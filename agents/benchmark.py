@@ -9,6 +9,7 @@ installed. Ratio = reference time / our time.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 import envs
 from agents.empty_env import EmptyKernel, make_empty
+from agents.encoder_speed import encoded_ids, speed_facts, speed_rows
 from agents.peers import PEERS, drive
 from agents.scaling import construction, scaling
 from agents.stopwatch import ROUNDS, Loop, Row, Stopwatch
@@ -53,9 +55,16 @@ def run(env_id: str = "PerpFutures-v0", rounds: int = ROUNDS, training: bool = T
         rows += [_vector_row(env_id, stream, lanes, watch) for lanes in (64, 1024)]
         added, missing = _peer_rows(env_id, stream, watch)
         rows += added
+        for encoded in encoded_ids(env_id):
+            rows += _encoded_rows(env_id, encoded, stream, watch)
     if training:
         rows.append(_training_row(env_id, watch))
-    facts = [*scaling(env_id, watch), *construction(env_id), watch.other_threads()]
+    facts = [*scaling(env_id, watch), *construction(env_id)]
+    for encoded in encoded_ids(env_id):
+        facts += speed_facts(encoded, rounds)
+    facts.append(watch.other_threads())
+    if gym.spec(env_id).kwargs.get("encoded"):  # its bound is the plain environment's speed, in the plain one's table
+        rows = [replace(row, bound=None, goal=None) for row in rows]
     return {
         "env": env_id,
         "rounds": rounds,
@@ -119,11 +128,25 @@ def _vector_row(env_id: str, stream: str, lanes: int, watch: Stopwatch) -> Row:
     return Row(name, stream, step, take, bound if stream == "constant" else None, goal)
 
 
+def _encoded_rows(env_id: str, encoded: str, stream: str, watch: Stopwatch) -> list[Row]:
+    """Compare an id that observes an encoder with the plain one, as far as both are driven alike."""
+
+    def single(name: str) -> Loop:
+        env = gym.make(name)
+        return drive(env, list(_actions(env.action_space, stream, SINGLE_STEPS)))
+
+    def lanes(name: str) -> Loop:
+        env = _lanes(name, 1024)
+        return _steps(env, _actions(env.single_action_space, stream, max(LANE_STEPS // 1024, 1), (1024,)))
+
+    return speed_rows(env_id, encoded, stream, watch, single, lanes)
+
+
 def _served(env: Any) -> NDArray[np.float32]:
     """Return a table of rows as wide as an observation: ``(T, D)``."""
-    simulation = env.unwrapped.simulation
-    table = np.zeros((len(simulation.game.table), simulation.obs.shape[2]), np.float32)
-    table[:, : simulation.game.table.shape[1]] = simulation.game.table
+    game = env.unwrapped.simulation.game
+    table = np.zeros((len(game.table), env.single_observation_space.shape[0]), np.float32)
+    table[:, : game.table.shape[1]] = game.table
     return table
 
 

@@ -185,6 +185,24 @@ class Bars:
         events = (self.funding_time >= self.time[start]) & (self.funding_time < self.close_time[stop - 1])
         return replace(self, **kept, funding_time=self.funding_time[events], funding_rate=self.funding_rate[events])
 
+    def one(self, row: int) -> Bars:
+        """Return the bar of ``row`` alone, as a live feed hands it over when it has closed, for streams.
+
+        With it come the funding events since the close of the bar before. Two bars are the least that is checked, so
+        one alone is not: these came out of bars that were.
+        """
+        if not 0 <= row < len(self):
+            raise DataError(f"row {row} does not exist: there are {len(self)} bars")
+        since = self.close_time[row - 1] if row else self.time[0]
+        events = slice(*np.searchsorted(self.funding_time, [since, self.close_time[row]]).tolist())
+        kept: dict[str, Any] = {name: value[row : row + 1] for name, value in self.columns.items()}
+        return Bars.unchecked(
+            time=self.time[row : row + 1], interval=self.interval, symbols=self.symbols,
+            funding_time=self.funding_time[events], funding_rate=self.funding_rate[events],
+            labels=None if self.labels is None else self.labels[row : row + 1], label_names=self.label_names,
+            market=self.market, source=self.source, **kept,
+        )  # fmt: skip
+
 
 def as_time(value: Any, name: str) -> np.datetime64:
     """Read a date or a time (string, datetime, numpy; a zone is converted to UTC) as datetime64[ns]."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import regimegym
-from agents import benchmark, scaling, stopwatch
+from agents import benchmark, encoder_speed, scaling, stopwatch
 from agents.empty_env import make_empty
 from agents.peers import PEERS, Peer
 from agents.scaling import construction, default_bars, tiled
@@ -38,22 +38,44 @@ def test_the_benchmark_prints_every_row_and_fact_with_its_bound(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "construction", lambda env_id: [Fact("built", 1.0, 2.0)])
+    monkeypatch.setattr(benchmark, "speed_facts", lambda encoded, rounds: [Fact(f"{encoded}: a bar", 1.0, 3.0)])
     monkeypatch.setattr(benchmark, "PEERS", (Peer("nobody", "no_such_module", 1, lambda steps, stream: int),))
     assert regimegym.main(["benchmark", "--rounds", "1", "--no-training", "--json"]) in (0, 1)
     result = json.loads(capsys.readouterr().out)
     rows, facts = result["rows"], result["facts"]
-    assert [row["stream"] for row in rows] == ["constant"] * 4 + ["random"] * 4
-    assert [row["bound"] for row in rows[:4]] == [0.13, 0.22, 0.028, 0.04]
-    assert all(row["bound"] is None for row in rows[4:])
-    assert [row["goal"] for row in rows] == [0.20, 0.30, 0.05, 0.10] * 2
+    assert [row["stream"] for row in rows] == ["constant"] * 6 + ["random"] * 6
+    assert [row["bound"] for row in rows[:6]] == [0.13, 0.22, 0.028, 0.04, 0.5, 0.5]
+    assert all(row["bound"] is None for row in rows[6:])
+    assert [row["goal"] for row in rows] == [0.20, 0.30, 0.05, 0.10, None, None] * 2
+    assert sum(row["name"].startswith("PerpFutures-JEPA-v0") for row in rows) == 4
     for row in rows:
         assert row["ratio"] == pytest.approx(row["reference"] / row["nanoseconds"])
         assert row["holds"] == (None if row["bound"] is None else row["ratio"] >= row["bound"])
     for fact in facts:
         assert fact["holds"] == (None if fact["bound"] is None else fact["value"] <= fact["bound"])
-    assert {fact["name"] for fact in facts if fact["bound"]} >= {"built", "CPU time of other threads, share"}
+    assert {fact["name"] for fact in facts if fact["bound"]} >= {
+        "built",
+        "CPU time of other threads, share",
+        "PerpFutures-JEPA-v0: a bar",
+    }
     assert sum("lanes anywhere" in fact["name"] for fact in facts) == 1  # printed, though nothing is promised of it
     assert result["no_row_for"] == {"nobody": "not installed"}
+
+
+def test_the_cost_of_an_encoder_is_taken_a_bar_at_a_time_and_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_speed, "BARS", 6_000)
+    monkeypatch.setattr(encoder_speed, "STREAMED", 20)
+    costs = encoder_speed.costs("PerpFutures-JEPA-v0", 1)
+    assert set(costs) == {"live update of both", "embedding, dense", "belief, dense"}
+    assert all(0.0 < value < 1e6 for value in costs.values())
+    assert encoder_speed.encoded_ids("PerpFutures-JEPA-v0") == []
+    assert encoder_speed.encoded_ids(ENV) == ["PerpFutures-JEPA-v0"]
+
+
+def test_an_encoded_environment_is_made_fresh_without_torch_and_one_that_imports_it_is_found() -> None:
+    line = encoder_speed.FRESH.format(name="PerpFutures-JEPA-v0")
+    assert encoder_speed._fresh("-c", line).split()[1] == "0"
+    assert encoder_speed._fresh("-c", f"import torch\n{line}").split()[1] == "1"
 
 
 def result(ratio: float, value: float) -> dict[str, Any]:

@@ -326,18 +326,10 @@ def test_the_look_back_check_catches_one_that_is_a_bar_short() -> None:
 def streamed(bars: Bars, fit: FeatureScaler, keep_events: bool = True) -> list[NDArray[np.float32] | None]:
     """Feed bars one by one, each with the funding stamps since the close of the one before."""
     stream, rows = FeatureStream(fit), []
-    closed = np.concatenate([bars.time[:1], bars.close_time[:-1]])
     for row in range(len(bars)):
-        inside = (bars.funding_time >= closed[row]) & (bars.funding_time < bars.close_time[row]) & keep_events
-        one = {name: value[row : row + 1] for name, value in bars.columns.items()}
-        rows.append(
-            stream.update(
-                unchecked(
-                    bars, time=bars.time[row : row + 1], labels=None, funding_time=bars.funding_time[inside],
-                    funding_rate=bars.funding_rate[inside], **one,
-                )
-            )
-        )  # fmt: skip
+        bar = bars.one(row)
+        empty = {"funding_time": bar.funding_time[:0], "funding_rate": bar.funding_rate[:0]}
+        rows.append(stream.update(bar if keep_events else replace(bar, **empty)))
     return rows
 
 
