@@ -29,8 +29,8 @@ from markets.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
 
-WITHIN = 48  # bars, where nobody says otherwise: a filter needs about forty to be sure of a change
-LIKELY = 0.5  # odds from which a change is taken to have happened
+WITHIN = 96  # bars, where nobody says otherwise: a filter takes tens of bars to be sure of a change
+LIKELY = 0.7  # odds from which a change is taken to have happened; below half of it the next one may be
 
 
 def recent_change(odds: Any, chain: Any, within: int = WITHIN) -> Floats:
@@ -57,13 +57,21 @@ def coming_change(odds: Any, chain: Any, within: int = WITHIN) -> Floats:
 def change_flags(recent: Floats, least: float = LIKELY) -> NDArray[np.bool_]:
     """Flag the bars at which the odds of :func:`recent_change` rise to ``least``: ``(T,)``, causal.
 
+    After a flag there is no other before they have fallen below half of ``least``: odds that tremble about the
+    threshold are one change.
+
     Raises:
         ConfigError: ``least`` outside 0 to 1.
     """
     if not 0.0 < least < 1.0:
         raise ConfigError(f"least={least!r} must be between 0 and 1")
-    high = np.asarray(recent) >= least
-    return np.asarray(high & ~np.concatenate([[False], high[:-1]]))
+    flags, armed = np.zeros(len(recent), bool), True
+    for row, value in enumerate(np.asarray(recent, np.float64).tolist()):
+        if armed and value >= least:
+            flags[row], armed = True, False
+        elif value < 0.5 * least:
+            armed = True
+    return flags
 
 
 class ChangeStream:
