@@ -29,28 +29,43 @@ from markets.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
 
-WITHIN = 96  # bars, where nobody says otherwise: a filter takes tens of bars to be sure of a change
+SHARE = 1 / 6  # of the mean spell that is looked back on where nobody says otherwise: a change there is rare, 15 %
 LIKELY = 0.7  # odds from which a change is taken to have happened; below half of it the next one may be
 
 
-def recent_change(odds: Any, chain: Any, within: int = WITHIN) -> Floats:
+def usual_window(chain: Any) -> int:
+    """Return a sixth of the mean spell of a chain ``(K, K)``, in whole bars, at least 2.
+
+    The longer the window, the more certain is a change in it before anything was seen; a window of a mean spell or
+    more says nothing.
+    """
+    matrix = np.asarray(chain, np.float64)
+    shares = np.linalg.matrix_power(matrix, 2**20).mean(axis=0)
+    leaving = float(shares @ (1.0 - np.diag(matrix)))
+    return max(2, round(SHARE / max(leaving, 1e-9)))
+
+
+def recent_change(odds: Any, chain: Any, within: int | None = None) -> Floats:
     """Return the probability that the regime changed within the last ``within`` bars: ``(T, K)`` odds to ``(T,)``.
+
+    Args:
+        within: h, :func:`usual_window` where None.
 
     Row t knows odds 0..t; before ``within`` bars have passed it speaks of the bars since row 0, which itself is 0.
 
     Raises:
         DataError: odds or chain that are not finite, or whose shapes do not fit. ConfigError: ``within`` below 1.
     """
-    table, matrix = _checked(odds, chain, within)
+    table, matrix, within = _checked(odds, chain, within)
     stream = ChangeStream(matrix, within)
     out = np.empty(len(table))
     _run(table, matrix, stream.ring, stream.last, out)
     return out
 
 
-def coming_change(odds: Any, chain: Any, within: int = WITHIN) -> Floats:
+def coming_change(odds: Any, chain: Any, within: int | None = None) -> Floats:
     """Return the probability that the regime changes within the next ``within`` bars: ``(T, K)`` odds to ``(T,)``."""
-    table, matrix = _checked(odds, chain, within)
+    table, matrix, within = _checked(odds, chain, within)
     return np.clip(1.0 - table @ np.diag(matrix) ** within, 0.0, 1.0)
 
 
@@ -77,9 +92,9 @@ def change_flags(recent: Floats, least: float = LIKELY) -> NDArray[np.bool_]:
 class ChangeStream:
     """The live face of :func:`recent_change`: odds of one bar in, a probability out, the same numbers."""
 
-    def __init__(self, chain: Any, within: int = WITHIN) -> None:
+    def __init__(self, chain: Any, within: int | None = None) -> None:
         matrix = np.ascontiguousarray(chain, np.float64)
-        _check_within(within)
+        within = _window(matrix, within)
         self.chain = matrix
         self.ring = np.ones((within, len(matrix)))  # stay_s of the last bars; 1 where there was none
         self.last = np.full(len(matrix) + 1, -1.0)  # odds of the bar before (-1: none yet), place in the ring
@@ -131,9 +146,8 @@ def _run(odds: Floats, chain: Floats, ring: Floats, last: Floats, out: Floats) -
             last[k] = odds[t, k]
 
 
-def _checked(odds: Any, chain: Any, within: int) -> tuple[Floats, Floats]:
+def _checked(odds: Any, chain: Any, within: int | None) -> tuple[Floats, Floats, int]:
     table, matrix = np.ascontiguousarray(odds, np.float64), np.ascontiguousarray(chain, np.float64)
-    _check_within(within)
     if table.ndim != 2 or matrix.shape != (table.shape[1], table.shape[1]):
         raise DataError(f"odds {table.shape} and chain {matrix.shape}, expected (T, K) and (K, K)")
     if not np.isfinite(matrix).all():
@@ -141,9 +155,12 @@ def _checked(odds: Any, chain: Any, within: int) -> tuple[Floats, Floats]:
     finite = np.isfinite(table).all(axis=1)
     if not finite.all():
         raise DataError(f"odds: row {int(np.argmin(finite))} is not finite")
-    return table, matrix
+    return table, matrix, _window(matrix, within)
 
 
-def _check_within(within: int) -> None:
-    if not isinstance(within, int | np.integer) or within < 1:
+def _window(chain: Floats, within: int | None) -> int:
+    if within is None:
+        return usual_window(chain)
+    if not isinstance(within, int | np.integer) or isinstance(within, bool) or within < 1:
         raise ConfigError(f"within={within!r} must be a whole number of bars of at least 1")
+    return int(within)

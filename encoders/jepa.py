@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from encoders.belief import BeliefFilter, BeliefParameters
 from encoders.box_trunk import LOOK_BACK, BoxTrunk, TrunkWeights
-from encoders.change_odds import WITHIN, recent_change
+from encoders.change_odds import recent_change
 from encoders.channels import ChannelScaler, ChannelStream, percent_returns
 from encoders.encoder import Arrays, Encoder, Provenance
 from encoders.regimes import VOICES, KMeansHead, SoftmaxHead, names_of
@@ -95,7 +95,7 @@ class JEPAEncoder(Encoder):
             return self._beliefs(bars)
         return self._spoken(self.embed(bars), chosen)
 
-    def change_odds(self, bars: Bars, within: int = WITHIN) -> NDArray[np.float64]:
+    def change_odds(self, bars: Bars, within: int | None = None) -> NDArray[np.float64]:
         """Return the probability that the regime changed in the last ``within`` bars: ``(T,)``, ready for an info.
 
         It is the belief's whatever voice is served, defined in :mod:`encoders.change_odds`; row t knows bars 0..t.

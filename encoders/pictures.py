@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.belief import describe
-from encoders.change_odds import LIKELY, WITHIN, change_flags
+from encoders.change_odds import LIKELY, change_flags, usual_window
 from encoders.controls import untrained_of
 from encoders.jepa import JEPAEncoder
 from encoders.probes import edmd_eigenvalues
@@ -108,7 +108,9 @@ def _embedding(encoder: JEPAEncoder, bars: Bars, path: Path, seed: int) -> Path:
             axis.set_ylabel(f"{label} 2")
             axis.grid(alpha=0.2)
         _legend(row[-1], names, colours, what)
-    figure.suptitle(f"Embedding of {len(rows):,} bars, {_when(bars, rows[0])} to {_when(bars, rows[-1])}")
+    figure.suptitle(
+        f"Embedding of {len(rows):,} of {len(bars):,} bars, {_when(bars, rows[0])} to {_when(bars, rows[-1])}"
+    )
     figure.savefig(path, dpi=DPI)
     return path
 
@@ -138,7 +140,7 @@ def _timeline(encoder: JEPAEncoder, bars: Bars, path: Path, count: int) -> Path:
     flagged = np.flatnonzero(change_flags(change))
     axes[2].plot(time[flagged], change[flagged], "v", color="crimson", markersize=5, label=f"reaches {LIKELY:.0%}")
     axes[2].set_ylim(0.0, 1.05)
-    axes[2].set_ylabel(f"P(changed in\nlast {WITHIN} bars)", fontsize=9)
+    axes[2].set_ylabel(f"P(changed in\nlast {usual_window(encoder.belief.transition)} bars)", fontsize=9)
     axes[2].legend(loc="upper left", bbox_to_anchor=(1.005, 1.0), fontsize=8, frameon=False)
     axes[2].grid(alpha=0.3)
     if bars.labels is not None:
