@@ -48,10 +48,10 @@ def usual_window(chain: Any) -> int:
 def recent_change(odds: Any, chain: Any, within: int | None = None) -> Floats:
     """Return the probability that the regime changed within the last ``within`` bars: ``(T, K)`` odds to ``(T,)``.
 
+    Row t knows odds 0..t; before ``within`` bars have passed it speaks of the bars since row 0, which itself is 0.
+
     Args:
         within: h, :func:`usual_window` where None.
-
-    Row t knows odds 0..t; before ``within`` bars have passed it speaks of the bars since row 0, which itself is 0.
 
     Raises:
         DataError: odds or chain that are not finite, or whose shapes do not fit. ConfigError: ``within`` below 1.
