@@ -142,7 +142,7 @@ def _one_by_one(bars: Bars, count: int) -> list[Bars]:
 
 
 def _furthest(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    return float(np.abs(one.astype(np.float64) - other).max())
+    return float(np.nan_to_num(np.abs(one.astype(np.float64) - other), nan=np.inf).max())
 
 
 def _speed(encoder: JEPAEncoder, bars: Bars) -> dict[str, float]:

@@ -30,6 +30,6 @@ def tiny_encoder(folder: Path) -> JEPAEncoder:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module._Judge, "__init__", quiet)
-        series = [sources.load(SPEC.format(seed=seed, bars=3000)) for seed in (1, 2)]
+        series = [sources.load(SPEC.format(seed=seed, bars=2000)) for seed in (1, 2)]
         plan = PretrainConfig(jepa=CONFIG, every=4, command="regimegym pretrain ...")
         return pretrain(series, plan, folder)
