@@ -8,7 +8,7 @@ from typing import Any
 from encoders.belief import describe
 from encoders.jepa import JEPAEncoder
 
-SCORES = (("purity", "purity"), ("ari", "ARI"), ("nmi", "NMI"), ("probe", "linear probe"))
+SCORES = (("purity", "purity [95 %]"), ("ari", "ARI [95 %]"), ("nmi", "NMI"), ("probe", "linear probe"))
 PREDICTOR = (
     ("identity_deviation", "identity deviation", ".2%"), ("symmetry_measure", "skew", ".2%"),
     ("eigenvalues_near_one", "eigenvalues near 1 (complex distance at most .05)", "d"),
@@ -167,9 +167,7 @@ def _labels(measured: Mapping[str, Any]) -> str:
     found = measured["labels"]
     if found is None:
         return ""
-    rows = [
-        [one["of"], *("-" if one.get(key) is None else f"{one[key]:.3f}" for key, _ in SCORES)] for one in found["rows"]
-    ]
+    rows = [[one["of"], *(_score(one, key) for key, _ in SCORES)] for one in found["rows"]]
     table = _table(("reading", *(text for _, text in SCORES)), rows)
     missing = any(one.get("probe") is None for one in found["rows"])
     sentence = "\n\nWhat is missing needs the extra `models`, or two regimes in the first half." if missing else ""
@@ -178,8 +176,16 @@ def _labels(measured: Mapping[str, Any]) -> str:
 {table}
 
 K = {found["regimes"]} clusters against {found["true_regimes"]} true regimes. K-means and probe were fitted on
-{found["fitted_rows"]:,} rows of the first half, everything is scored on {found["scored_rows"]:,} of the second. Purity
-alone proves nothing: it grows with K, and the last row has it for nothing.{sentence}"""
+{found["fitted_rows"]:,} rows of the first half, everything is scored on {found["scored_rows"]:,} of the second.
+Intervals are of a bootstrap over blocks of this history: other seeds of the training are not in them. Purity alone
+proves nothing: it grows with K, and the last row has it for nothing.{sentence}"""
+
+
+def _score(row: Mapping[str, Any], key: str) -> str:
+    if row.get(key) is None:
+        return "-"
+    low, high = row.get(f"{key}_interval", (None, None))
+    return f"{row[key]:.3f}" if low is None else f"{row[key]:.3f} [{low:.2f}, {high:.2f}]"
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.channels import percent_returns
-from encoders.clustering import KMeans, cluster_scores
+from encoders.clustering import KMeans, adjusted_rand, cluster_scores, purity
 from encoders.controls import untrained_of
 from encoders.encoder import Encoder
 from encoders.jepa import JEPAEncoder
@@ -27,7 +27,7 @@ from encoders.regimes import VOICES
 from encoders.unseen import cautions, seen_rows
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError, MissingExtraError
-from markets.synthetic_regimes import regime_market
+from markets.synthetic_regimes import RegimeMarket, posterior, regime_market
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
@@ -37,6 +37,7 @@ LEAST_ROWS = 256  # for a spectrum of tens of dimensions to mean anything
 CUTS = 5  # prefixes that are embedded again
 STREAMED = 1000  # bars after the warm-up that the live face is compared on
 LEADING = 8  # eigenvalues shown
+DRAWS, SPELL = 200, 64  # of the bootstrap: blocks of 64 rows, 512 bars, about a regime's spell
 
 
 def default_encoder(encoder: Encoder) -> JEPAEncoder:
@@ -105,11 +106,18 @@ def _koopman(encoder: JEPAEncoder, bars: Bars, raw: Mapping[str, Floats], lag: i
     for name, values in {**raw, "belief": encoder.odds(bars, "belief")[:, 1:]}.items():
         moduli, r2 = edmd_spectrum(values[starts], values[starts + lag])
         found[f"edmd_{name}"], found[f"r2_{name}"] = moduli[:LEADING].tolist(), r2
-    if bars.market == "regimes":
-        options = parse_qs(bars.source.partition("?")[2])
-        market = regime_market(options.get("level", ["market"])[0], int(options.get("regimes", ["6"])[0]))
-        found["truth"] = market.spectrum(lag).tolist()
+    generator = _generator(bars)
+    if generator is not None:
+        found["truth"] = generator.spectrum(lag).tolist()
     return found
+
+
+def _generator(bars: Bars, exact: bool = False) -> RegimeMarket | None:
+    """The market of generated bars, where it is known; ``exact``: only if its filter is the exact one of the bars."""
+    options = parse_qs(bars.source.partition("?")[2])
+    if bars.market != "regimes" or (exact and "stress" in options):
+        return None
+    return regime_market(options.get("level", ["market"])[0], int(options.get("regimes", ["6"])[0]))
 
 
 def chain_moduli(transition: Floats, lag: int) -> Floats:
@@ -166,25 +174,47 @@ def _labels(
     truth, cut = bars.labels[rows].astype(np.int64), len(rows) // 2
     known, judged = truth[:cut], truth[cut:]
     tables: dict[str, Floats] = {f"{voice} odds": encoder.odds(bars, voice)[rows] for voice in VOICES}
+    returns, generator = percent_returns(bars.close[:, 0]), _generator(bars, exact=True)
+    if generator is not None:
+        tables["exact filter of the generator, the ceiling"] = posterior(returns, generator)[rows]
     features = {"embedding": raw["trained"]}
     if "untrained" in raw:
         features["embedding of the untrained net"] = raw["untrained"]
-    features["27 hand features"] = hand_features(percent_returns(bars.close[:, 0]))
+    features["27 hand features"] = hand_features(returns)
     found = []
     for name, odds in tables.items():
         probe = _probe(odds[:cut], known, odds[cut:], judged)
-        found.append({"of": name, **cluster_scores(judged, odds[cut:].argmax(axis=1)), "probe": probe})
+        found.append({"of": name, **_scores(judged, odds[cut:].argmax(axis=1), seed), "probe": probe})
     for name, values in features.items():
         points = values[rows]
         clusters = _optional(lambda: KMeans(points[:cut], encoder.regimes, seed)(points[cut:]))  # noqa: B023  called now
-        scores = None if clusters is None else cluster_scores(judged, clusters)
+        scores = None if clusters is None else _scores(judged, clusters, seed)
         probe = _probe(points[:cut], known, points[cut:], judged)
         found.append({"of": f"{name}, k-means", **(scores or {}), "probe": probe})
-    found.append({"of": "a constant", **cluster_scores(judged, np.zeros_like(judged)), "probe": _common(known, judged)})
+    found.append({"of": "a constant", **_scores(judged, np.zeros_like(judged), seed), "probe": _common(known, judged)})
     return {
         "names": list(bars.label_names), "true_regimes": len(np.unique(truth)), "regimes": encoder.regimes,
         "fitted_rows": cut, "scored_rows": len(rows) - cut, "rows": found,
     }  # fmt: skip
+
+
+def _scores(truth: Integers, clusters: Integers, seed: int) -> dict[str, Any]:
+    """Scores of clusters, and 95 % intervals of purity and ARI by a bootstrap over blocks of this one history.
+
+    They say how much the figures owe to the bars; other seeds of the training are another source of doubt.
+    """
+    rng, count = np.random.default_rng(seed), len(truth)
+    length = min(SPELL, count)
+    drawn: dict[str, list[float]] = {"purity_interval": [], "ari_interval": []}
+    for _ in range(DRAWS):
+        starts = rng.integers(0, count - length + 1, -(-count // length))
+        rows = (starts[:, None] + np.arange(length)).ravel()[:count]
+        drawn["purity_interval"].append(purity(truth[rows], clusters[rows]))
+        drawn["ari_interval"].append(adjusted_rand(truth[rows], clusters[rows]))
+    return {
+        **cluster_scores(truth, clusters),
+        **{name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in drawn.items()},
+    }
 
 
 def _probe(known: Floats, labels: Integers, judged: Floats, truth: Integers) -> float | None:

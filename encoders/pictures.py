@@ -121,7 +121,9 @@ def _timeline(encoder: JEPAEncoder, bars: Bars, path: Path, count: int) -> Path:
     begin = max(encoder.warm_up, len(bars) - count)
     shown = slice(begin, len(bars))
     odds = encoder.odds(bars, "belief")[shown]
-    change = encoder.change_odds(bars)[shown]
+    change = encoder.change_odds(bars)
+    flagged = np.flatnonzero(change_flags(change)[shown])
+    change = change[shown]
     time, close, regime = bars.close_time[shown], bars.close[shown, 0], odds.argmax(axis=1)
     names, colours = _names(encoder), _colours(encoder.regimes)
     heights = (4.0, 1.6, 1.2) if bars.labels is None else (4.0, 1.6, 1.2, 0.35)
@@ -137,7 +139,6 @@ def _timeline(encoder: JEPAEncoder, bars: Bars, path: Path, count: int) -> Path:
     axes[1].set_ylim(0.0, 1.0)
     axes[1].set_ylabel("odds")
     axes[2].plot(time, change, color="black", linewidth=0.8)
-    flagged = np.flatnonzero(change_flags(change))
     axes[2].plot(time[flagged], change[flagged], "v", color="crimson", markersize=5, label=f"reaches {LIKELY:.0%}")
     axes[2].set_ylim(0.0, 1.05)
     axes[2].set_ylabel(f"P(changed in\nlast {usual_window(encoder.belief.transition)} bars)", fontsize=9)

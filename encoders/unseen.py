@@ -11,7 +11,7 @@ from markets.bars import Bars
 from markets.errors import ConfigError
 from markets.sources import load
 
-COUNT = 20_000  # generated bars
+COUNT = 32_000  # generated bars
 
 
 def bars_for(provenance: Provenance, specification: str | None = None, count: int = COUNT) -> Bars:

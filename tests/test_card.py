@@ -150,9 +150,16 @@ def test_readings_are_scored_against_the_second_half(made: JEPAEncoder, bars: Ba
         expected = cluster_scores(bars.labels[judged], made.odds(bars, voice)[judged].argmax(axis=1))
         assert {key: by_name[f"{voice} odds"][key] for key in expected} == expected
     assert by_name["a constant"]["ari"] == 0.0
+    for row in measured["labels"]["rows"]:
+        for key in ("purity", "ari"):
+            low, high = row[f"{key}_interval"]
+            assert low <= row[key] <= high
+    low, high = by_name["belief odds"]["ari_interval"]
+    assert 0.02 < high - low < 0.6
     assert by_name["belief odds"]["ari"] > by_name["27 hand features, k-means"]["ari"] > 0.1
     assert by_name["belief odds"]["probe"] > by_name["a constant"]["probe"] + 0.2
     assert "embedding of the untrained net, k-means" in by_name
+    assert by_name["exact filter of the generator, the ceiling"]["ari"] > by_name["belief odds"]["ari"] - 0.05
     assert "K = 3 clusters against 3 true regimes" in card(made, measured)
 
 
