@@ -22,6 +22,8 @@ VERBS = {
     "train": "train an agent on bars and save it",
     "evaluate": "walk saved agents and every baseline through a split",
     "pretrain": "train an encoder on bars and save it with its card",
+    "encoder-card": "print the card of an encoder, every figure measured anew",
+    "visualize": "draw what an encoder sees: embedding, regimes over the price, spectra",
     "envs": "list the registered environments and their columns",
     "data-doctor": "find (and with --fix repair) defects of a candle file",
     "lookahead": "prove that an environment, feature, encoder or policy cannot see the future",

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from encoders.centroids import kmeans
+from encoders.probes import edmd_spectrum, effective_rank, latent_std
 
 NEAR = 0.05
-RIDGE = 1e-3
 
 
 def identity_deviation(matrix: Tensor) -> float:
@@ -42,29 +42,6 @@ def centroid_action(matrix: Tensor, centres: Tensor) -> float:
     return float((moved / torch.linalg.norm(centres, dim=1).clamp_min(1e-30)).mean())
 
 
-def edmd_spectrum(now: Tensor, later: Tensor, ridge: float = RIDGE) -> tuple[Tensor, float]:
-    """Moduli of the least-squares Koopman matrix of frozen latents ``(N, k)``, largest first, and its forecast's R2."""
-    mean, deviation = now.double().mean(0), now.double().std(0) + 1e-12
-    a, b = (now.double() - mean) / deviation, (later.double() - mean) / deviation
-    gram = a.T @ a / len(a) + ridge * torch.eye(a.shape[1], dtype=torch.float64)
-    matrix = torch.linalg.solve(gram, a.T @ b / len(a))
-    error = (b - a @ matrix).square().sum() / b.square().sum().clamp_min(1e-30)
-    return torch.linalg.eigvals(matrix).abs().sort(descending=True).values, float(1.0 - error)
-
-
-def effective_rank(z: Tensor) -> float:
-    """Exponential of the entropy of the shares of variance along the principal axes of ``(N, k)``: 1 to k."""
-    power = torch.linalg.svdvals(z.double() - z.double().mean(0)).square()
-    shares = power / power.sum().clamp_min(1e-300)
-    shares = shares[shares > 1e-12]
-    return float(torch.exp(-(shares * shares.log()).sum())) if len(shares) else 1.0
-
-
-def latent_std(z: Tensor) -> float:
-    """Mean over dimensions of the deviation over rows."""
-    return float(z.double().std(0).mean())
-
-
 def figures(
     matrix: Tensor, latents: tuple[Tensor, Tensor] | None = None, regimes: int = 6, seed: int = 0
 ) -> dict[str, Any]:
@@ -82,13 +59,14 @@ def figures(
     }
     if latents is not None:
         now, later = latents
-        moduli, r2 = edmd_spectrum(now, later)
+        points = now.double().numpy()
+        moduli, r2 = edmd_spectrum(points, later.double().numpy())
         out |= {
             "centroid_action": centroid_action(matrix, _raw_centres(now, regimes, seed)),
             "edmd_spectrum": [float(value) for value in moduli[:8]],
             "edmd_r2": r2,
-            "effective_rank": effective_rank(now),
-            "latent_std": latent_std(now),
+            "effective_rank": effective_rank(points),
+            "latent_std": latent_std(points)[1],
         }
     return out
 

@@ -70,7 +70,7 @@ class EncoderStream(Protocol):
     """The live face of an encoder."""
 
     def update(self, bar: Bars) -> NDArray[np.float32] | None:
-        """Take one closed bar (``Bars`` of one row); the ``(D,)`` row of the table, None until it is warmed up."""
+        """Take the last row of ``bar`` as one closed bar; the ``(D,)`` row of the table, None until it is warmed up."""
 
     def state_dict(self) -> Arrays:
         """Return what has to be kept to go on after a restart."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from encoders.belief import BeliefFilter, BeliefParameters
 from encoders.box_trunk import LOOK_BACK, BoxTrunk, TrunkWeights
+from encoders.change_odds import recent_change
 from encoders.channels import MEMORY, ChannelScaler, ChannelStream, percent_returns
 from encoders.encoder import Arrays, Encoder, Provenance
 from encoders.forgetting import LONGEST
@@ -94,6 +95,14 @@ class JEPAEncoder(Encoder):
         if chosen == "belief":
             return self._beliefs(bars)
         return self._spoken(self.embed(bars), chosen)
+
+    def change_odds(self, bars: Bars, within: int | None = None) -> NDArray[np.float64]:
+        """Return the probability that the regime changed in the last ``within`` bars: ``(T,)``, ready for an info.
+
+        It is the belief's whatever voice is served, defined in :mod:`encoders.change_odds`; row t knows bars 0..t.
+        Live, a :class:`~encoders.change_odds.ChangeStream` fed with :attr:`JEPAStream.belief` gives the same numbers.
+        """
+        return recent_change(self._beliefs(bars), self.belief.transition, within)
 
     def _beliefs(self, bars: Bars) -> NDArray[np.float64]:
         returns = percent_returns(bars.close[:, 0])[1:]
@@ -187,6 +196,11 @@ class JEPAStream:
             odds = encoder._spoken(embedding, encoder.voice)
         row = np.concatenate([np.clip(embedding, -CLIP, CLIP), np.clip(odds, 0.0, 1.0)])
         return np.asarray(row, np.float32)
+
+    @property
+    def belief(self) -> NDArray[np.float64]:
+        """Odds of the belief filter after the last bar, ``(K,)``, from the first bar on: before any, the stationary."""
+        return self._belief[: self._encoder.regimes].copy()
 
     def state_dict(self) -> Arrays:
         """Return what has to be kept to go on."""

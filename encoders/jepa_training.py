@@ -189,6 +189,11 @@ class JEPATraining:
 
     def __init__(self, material: Material, config: JEPAConfig) -> None:
         self.material, self.config = material, config
+        if config.latent < config.belief.regimes:
+            _log.warning(
+                "latent=%d is below the %d regimes: an embedding of fewer dimensions has no direction for each of them",
+                config.latent, config.belief.regimes,
+            )  # fmt: skip
         torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
         self.net = JEPANet(config).to(self.device)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from encoders.koopman_config import KoopmanConfig
 from encoders.koopman_data import WindowChannels
 from encoders.koopman_jepa import CryptoKoopmanJEPA
 from markets.errors import ArtefactError
+from markets.storage import replace_file
 
 MANIFEST = "manifest.json"
 KIND, FORMAT = "koopman-jepa", 1
@@ -117,16 +117,3 @@ def _check_shapes(folder: Path, expected: Mapping[str, Tensor], found: Mapping[s
                 f"{folder}: tensor {name!r} is {other.dtype} {tuple(other.shape)}, "
                 f"expected {value.dtype} {tuple(value.shape)}"
             )
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write ``path`` so that a kill leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

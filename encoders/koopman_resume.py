@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from encoders.koopman_checkpoint import replace_file
 from markets.errors import ArtefactError, ConfigError
+from markets.storage import replace_file
 
 FILE = "training.safetensors"
 CUDA_STATE = "generator.cuda"

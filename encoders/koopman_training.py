@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoders.diagnostics import effective_rank, latent_std
 from encoders.koopman_checkpoint import save_checkpoint
 from encoders.koopman_data import CryptoPriceDataset
 from encoders.koopman_jepa import CryptoKoopmanJEPA
 from encoders.koopman_resume import Progressed, finish_progress, load_progress, save_progress
 from encoders.koopman_schedule import batches_of, optimiser_of, seeded, train_step
 from encoders.losses import jepa_split, linear_conditional_mean, resolve_weights
+from encoders.probes import effective_rank, latent_std
 from markets.errors import ConfigError, RegimeGymError
 
 Progress = Callable[[int, int, Mapping[str, float]], None]  # epoch, of how many, its figures
@@ -161,7 +161,7 @@ class JEPATrainer:
         if resume and self.directory is not None:
             done = load_progress(self.directory, plan, model, optimiser, schedule)
         if done is None:
-            start = latent_std(model.encode(data.contexts(data.even_pairs())).cpu())
+            start = latent_std(model.encode(data.contexts(data.even_pairs())).cpu().double().numpy())[1]
             done = Progressed(start, copy.deepcopy(model.state_dict()))
         spent = done.cpu_seconds
         for epoch in range(len(done.history), epochs):
@@ -226,8 +226,8 @@ class JEPATrainer:
             "validation_jepa": float((ahead - target).square().sum(1).mean()),
             "validation_prediction": error,
             "validation_stochasticity": noise,
-            "latent_std": latent_std(z.cpu()),
-            "effective_rank": effective_rank(z.cpu()),
+            "latent_std": latent_std(z.cpu().double().numpy())[1],
+            "effective_rank": effective_rank(z.cpu().double().numpy()),
             "volatility_r2": r2,
         }
 

@@ -154,7 +154,13 @@ def latent_std(points: Floats) -> tuple[float, float]:
 
 
 def edmd_spectrum(now: Floats, later: Floats, ridge: float = RIDGE) -> tuple[Floats, float]:
-    """Fit the least-squares Koopman matrix from ``(N, D)`` to ``(N, D)``: moduli, largest first, and R2.
+    """Return the moduli of :func:`edmd_eigenvalues`, largest first, and R2."""
+    values, r2 = edmd_eigenvalues(now, later, ridge)
+    return np.sort(np.abs(values))[::-1], r2
+
+
+def edmd_eigenvalues(now: Floats, later: Floats, ridge: float = RIDGE) -> tuple[NDArray[np.complex128], float]:
+    """Fit the least-squares Koopman matrix from ``(N, D)`` to ``(N, D)``: its eigenvalues ``(D,)``, and R2.
 
     It reads frozen embeddings, standardised by those of ``now``, so no predictor's start can flatter it.
     """
@@ -162,9 +168,9 @@ def edmd_spectrum(now: Floats, later: Floats, ridge: float = RIDGE) -> tuple[Flo
     start, end = (now - mean) / deviation, (later - mean) / deviation
     count, size = start.shape
     matrix = np.linalg.solve(start.T @ start / count + ridge * np.eye(size), start.T @ end / count)
-    moduli = np.sort(np.abs(np.linalg.eigvals(matrix)))[::-1]
+    values = np.linalg.eigvals(matrix).astype(np.complex128)
     missed = float(((end - start @ matrix) ** 2).sum())
-    return np.asarray(moduli), 1.0 - missed / max(float((end**2).sum()), 1e-300)
+    return values, 1.0 - missed / max(float((end**2).sum()), 1e-300)
 
 
 def series_spectrum(rows: Floats, lag: int) -> tuple[Floats, float]:

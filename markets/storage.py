@@ -18,14 +18,14 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from markets.errors import ArtefactError, ConfigError
 
 MANIFEST = "manifest.json"
 LARGEST = 256 * 2**20  # bytes of one member, unless the reader allows more
 DIRECTORY = 2**16  # bytes of the zip's table of contents: a hundred times what ours need
-TEMPORARY = re.compile(r"\..+\.zip\.(\d+)\.tmp")
+TEMPORARY = re.compile(r"\..+\.(?:zip|json|safetensors)\.(\d+)\.tmp")
 END, END_64 = b"PK\x05\x06", b"PK\x06\x07"  # of a zip's directory, and the mark of one with 64-bit counts
 
 
@@ -38,21 +38,33 @@ def write(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes])
     """
     content = {**manifest, "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}}
     parts = {MANIFEST: json.dumps(content, indent=1, allow_nan=False).encode(), **members}
+    with _replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return path
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write ``path`` as plain bytes, so that a kill leaves the old file or the new one."""
+    with _replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the place of ``path`` once it is on the disk, and never where anything fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, data in parts.items():
-                    archive.writestr(name, data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
-    return path
 
 
 def read(

@@ -29,6 +29,16 @@ def fresh_games(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envs.encoding, "_encoded", OrderedDict())
 
 
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny default encoder of the market ``synthetic:regimes``, with all its facts."""
+    from tiny_encoders import tiny_encoder
+
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    tiny_encoder(folder)
+    return folder
+
+
 @pytest.fixture
 def run_python() -> Callable[..., str]:
     """Run a piece of Python in a process of its own, from the repository, and return what it printed."""

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from encoders.encoder import Encoder, load
 from encoders.koopman_config import koopman_config
 from encoders.koopman_data import CryptoPriceDataset
 from encoders.koopman_jepa import CryptoKoopmanJEPA
-from encoders.regime_changes import RegimeChanges, RunningQuantile, change_scores, detect_regime_changes, onsets
+from encoders.regime_changes import (
+    RegimeChanges,
+    RunningQuantile,
+    change_scores,
+    delays,
+    detect_regime_changes,
+    onsets,
+)
+from markets import sources
 from markets.errors import ConfigError, DataError, UnknownNameError
 
 Floats = NDArray[np.float64]
@@ -142,3 +152,47 @@ def test_bad_settings_and_embeddings_are_refused() -> None:
     table[1000] = np.nan
     with pytest.raises(DataError, match="row 1000"):
         detect_regime_changes(closes, table)
+
+
+# ---- encoders of the package --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_folder: Path) -> Encoder:
+    return load(tiny_folder)
+
+
+@pytest.mark.parametrize("read", ["embedding", "odds"])
+def test_any_encoder_is_read_from_its_warm_up_on_and_never_sees_the_future(encoder: Encoder, read: str) -> None:
+    """K24."""
+    bars = sources.load("synthetic:regimes?seed=9&bars=6000&level=clear&regimes=3")
+    found = detect_regime_changes(bars, encoder, read=read, lag=24)
+    first = encoder.warm_up + 24
+    assert np.isnan(found.distance[:first]).all()
+    assert np.isfinite(found.distance[first:]).all()
+    assert (found.regime[: encoder.warm_up] == -1).all()
+    table = encoder.table(bars).values
+    rows = table[:, -encoder.regimes :] if read == "odds" else table[:, : -encoder.regimes]
+    by_hand = detect_regime_changes(bars, rows, encoder.warm_up + 1, lag=24)
+    assert np.array_equal(found.flags, by_hand.flags)
+    assert len(found.points) > 0
+    prefix = detect_regime_changes(bars.between(0, 5500), encoder, read=read, lag=24)
+    assert np.array_equal(prefix.flags, found.flags[:5500])
+    offline = [detect_regime_changes(one, encoder, read=read, mode="offline") for one in (bars, bars.between(0, 5500))]
+    assert not np.array_equal(offline[1].threshold, offline[0].threshold[:5500], equal_nan=True)
+
+
+def test_what_an_encoder_or_a_table_cannot_be_asked_is_refused(encoder: Encoder) -> None:
+    closes, _ = market()
+    with pytest.raises(DataError, match="embeds Bars"):
+        detect_regime_changes(closes, encoder)
+    with pytest.raises(DataError, match="0 rows after the warm-up"):
+        detect_regime_changes(sources.load("synthetic:regimes?seed=9&bars=3000"), encoder)
+    with pytest.raises(ConfigError, match="read='odds'"):
+        detect_regime_changes(closes, log_volatility(closes), read="odds")
+    with pytest.raises(UnknownNameError, match="odds"):
+        detect_regime_changes(closes, log_volatility(closes), read="odd")
+
+
+def test_delays_are_those_of_the_points_that_count() -> None:
+    assert delays(np.array([95, 105, 110, 400]), np.array([100, 300, 390]), 20).tolist() == [5, 10]

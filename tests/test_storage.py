@@ -196,12 +196,13 @@ def test_writers_in_place_mix_and_a_temporary_name_that_two_share_is_caught(tmp_
 
 def check_leftovers(folder: Path) -> None:
     living = folder / f".agent.zip.{os.getppid()}.tmp"
-    dead = folder / ".agent.zip.99999999.tmp"
+    dead, tensors = folder / ".agent.zip.99999999.tmp", folder / ".training.safetensors.99999999.tmp"
     foreign = [folder / name for name in (".notes.tmp", ".agent.zip.tmp", "agent.zip.99999999.tmp")]
-    for file in (living, dead, *foreign):
+    for file in (living, dead, tensors, *foreign):
         file.write_bytes(b"half")
     write(folder / "agent.zip", 1)
     assert not dead.exists(), "what a killed writer left stays"
+    assert not tensors.exists(), "what a killed writer left stays"
     for file in (living, *foreign):
         assert file.exists(), f"{file.name} is no leftover and gone"
 
