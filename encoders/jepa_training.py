@@ -146,12 +146,10 @@ def prepare(series: Sequence[Bars], config: JEPAConfig, told: Told | None = None
     Raises:
         DataError: a series is shorter than a training sequence, or does not move.
     """
+    least = max(config.length, WARM_UP) + config.horizon + 1  # a sequence, and rows to standardise the embedding by
     for bars in series:
-        if len(bars) < config.length + config.horizon + 1:
-            raise DataError(
-                f"{bars.source or bars.symbols[0]} has {len(bars)} bars; training sequences take "
-                f"{config.length + config.horizon + 1}"
-            )
+        if len(bars) < least:
+            raise DataError(f"{bars.source or bars.symbols[0]} has {len(bars)} bars; training takes at least {least}")
     returns = [percent_returns(bars.close[:, 0]) for bars in series]
     scaler = ChannelScaler.fit([one[1:] for one in returns], config.channels)
     tell = None if told is None else (lambda i, n, value: told(i, n, {"belief log-likelihood": value}))

@@ -190,8 +190,8 @@ def test_without_scikit_learn_the_voices_are_scored_all_the_same(
 
 
 def test_too_few_bars_are_refused_with_the_number_that_is_needed(made: JEPAEncoder, bars: Bars) -> None:
-    with pytest.raises(DataError, match=f"5000 bars are too few.*: {made.warm_up + 8 * 256 + 64} are needed"):
-        measure.measure(made, bars.between(0, 5000))
+    with pytest.raises(DataError, match=f"2000 bars are too few.*: {made.warm_up + 8 * 256 + 64} are needed"):
+        measure.measure(made, bars.between(0, 2000))
 
 
 # ---- checks -------------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_an_encoder_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[s
 
 def test_fewer_dimensions_than_regimes_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """K33."""
-    material = prepare([sources.load(SPEC.format(seed=1, bars=800))], replace(CONFIG, length=400))
+    material = prepare([sources.load(SPEC.format(seed=1, bars=1_000))], replace(CONFIG, length=400))
     few = replace(CONFIG, latent=2, belief=BeliefConfig(regimes=3))
     JEPATraining(replace(material), few)
     assert "latent=2 is below the 3 regimes" in caplog.text
@@ -277,7 +277,7 @@ def test_fewer_dimensions_than_regimes_are_warned_of(caplog: pytest.LogCaptureFi
 
 
 def test_the_predictor_is_measured_within_each_series() -> None:
-    series = [sources.load(SPEC.format(seed=seed, bars=900)) for seed in (1, 2)]
+    series = [sources.load(SPEC.format(seed=seed, bars=1_200)) for seed in (1, 2)]
     training = JEPATraining(prepare(series, CONFIG), CONFIG)
     trunk = untrained_of_training(training)
     now, later = controls._pairs(trunk, training, series)

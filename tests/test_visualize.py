@@ -119,8 +119,8 @@ def test_without_matplotlib_the_extra_is_named(
 
 
 def test_too_few_bars_are_refused(made: JEPAEncoder, bars: Bars, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="4500 bars are too few"):
-        pictures.draw(made, bars.between(0, 4500), tmp_path)
+    with pytest.raises(DataError, match="1000 bars are too few"):
+        pictures.draw(made, bars.between(0, 1000), tmp_path)
     with pytest.raises(ConfigError, match="timeline=1"):
         pictures.draw(made, bars, tmp_path, timeline=1)
 
