@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 
 from encoders import encoder as files
-from encoders.belief import describe
 from encoders.belief_training import choose_regimes
 from encoders.box_trunk import LOOK_BACK, BoxTrunk
 from encoders.channels import percent_returns
@@ -28,6 +27,7 @@ from encoders.jepa import JEPAEncoder
 from encoders.jepa_training import JEPAConfig, JEPATraining, finish, prepare, provenance_of
 from encoders.koopman_resume import Progressed, finish_progress, load_progress, save_progress
 from encoders.koopman_training import CollapseError
+from encoders.odds import describe
 from encoders.volatility_probes import future_log_volatility, log_volatility, ridge_r2
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError
@@ -225,7 +225,7 @@ Seed {facts["seed"]}, {facts["cpu_seconds"]:.0f} s of CPU time on one thread.
 
 Nothing is claimed about the direction of prices.
 
-## Regimes of the belief filter
+## Regimes of the belief filter, emission `{facts["config"]["belief"]["emission"]}`
 
 | regime | volatility a bar | drift in deviations | mean spell, bars | share of time |
 |---|---|---|---|---|
