@@ -153,14 +153,14 @@ class NeuralModel(BeliefModel):
         }  # fmt: skip
         super().__init__(config, data, values)
         inputs = [network_inputs(one, data.decay, data.variance) for one in data.parts]
-        self._inputs = torch.from_numpy(np.concatenate(inputs))
+        self._inputs = torch.from_numpy(np.ascontiguousarray(np.concatenate(inputs).T))  # by bar along a row: faster
 
     def _network(self) -> tuple[Tensor, Tensor]:
         """Location in deviations and log variance: ``(T, K)`` each."""
-        v = self.values
-        units = torch.tanh(torch.addmm(v["offset"], self._inputs, v["A"].T))
-        swing = torch.tanh(0.5 * torch.addmm(v["b"], units, v["B"].T))
-        return torch.addmm(v["m"], units, v["C"].T), v["w"] + SWING * swing
+        v, count = self.values, self.config.regimes
+        units = torch.tanh(torch.addmm(v["offset"][:, None], v["A"], self._inputs))
+        out = torch.addmm(torch.cat([v["m"], v["b"]])[:, None], torch.cat([v["C"], v["B"]]), units)
+        return out[:count].T, v["w"] + SWING * torch.tanh(0.5 * out[count:]).T
 
     def log_density(self) -> Tensor:
         """``log p(r_t | k)``: ``(T, K)``."""

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from encoders.belief import BeliefConfig
+from encoders.belief import EMISSIONS, BeliefConfig
 from encoders.belief_models import BeliefData, BeliefModel, model_of, moments
 from encoders.odds import Belief, log_likelihood
 from markets.compiled import compiled
-from markets.errors import ConfigError
+from markets.errors import ConfigError, unknown
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int, float], None]  # iteration, of how many, log-likelihood per bar
@@ -54,7 +54,13 @@ class BeliefTraining:
 
     @classmethod
     def of(cls, emission: str, seed: int = 0) -> BeliefTraining:
-        """Return the schedule of an emission: a network takes smaller steps at first and more of them at the end."""
+        """Return the schedule of an emission: a network takes smaller steps at first and more of them at the end.
+
+        Raises:
+            UnknownNameError: no such emission.
+        """
+        if emission not in EMISSIONS:
+            raise unknown("emission", emission, EMISSIONS)
         return cls(rate=0.03, last=100, seed=seed) if emission == "neural" else cls(seed=seed)
 
 
@@ -76,7 +82,7 @@ def smooth(log_density: Floats, chain: Floats, starts: NDArray[np.int64]) -> Smo
     scale = np.empty(bars)
     ends = np.append(starts[1:], bars).astype(np.int64)
     peak = log_density.max(axis=1)
-    density = np.exp(np.maximum(log_density - peak[:, None], -700.0))
+    density = np.ascontiguousarray(np.exp(np.maximum(log_density - peak[:, None], -700.0)))
     _forward_backward(density, np.ascontiguousarray(chain), starts, ends, predictive, posterior, moves, scale, work)
     return Smoothed(posterior, predictive, moves, float((np.log(scale) + peak).sum()) / bars)
 

@@ -111,7 +111,7 @@ class Leaky(NeuralFilter):
 
 def assert_sums_to_one(served: OddsFilter) -> None:
     """The density of every return that could come next sums to one, after any past."""
-    grid = np.sinh(np.linspace(-14.0, 14.0, 4001))
+    grid = np.sinh(np.linspace(-10.0, 10.0, 1001))
     state = served.begin()
     for value in some_returns(12):
         logs = np.array([served.take(state.copy(), float(one)) for one in grid])
@@ -389,6 +389,8 @@ def test_each_emission_has_its_schedule_and_its_memory() -> None:
     assert BeliefTraining.of("student", 3) == BeliefTraining(seed=3)
     neural = BeliefTraining.of("neural", 3)
     assert (neural.iterations, neural.rate, neural.last, neural.last_rate) == (100, 0.03, 100, 0.02)
+    with pytest.raises(UnknownNameError, match="Did you mean 'neural'"):
+        BeliefTraining.of("nueral")
     assert BeliefConfig().memory == (2.0, 6.0, 20.0)
     assert NEURAL.memory == (1.0, 3.0, 8.0, 20.0)
     assert replace(NEURAL, half_lives=(4.0,)).memory == (4.0,)
