@@ -12,20 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from encoders.belief import BeliefConfig, BeliefParameters, log_likelihood, running_means
+from encoders.belief import EMISSIONS, BeliefConfig
+from encoders.belief_models import BeliefData, BeliefModel, model_of, moments
+from encoders.odds import Belief, log_likelihood
 from markets.compiled import compiled
-from markets.errors import ConfigError, DataError
+from markets.errors import ConfigError, unknown
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int, float], None]  # iteration, of how many, log-likelihood per bar
 
 _log = logging.getLogger(__name__)
 
-FIRST_SPELL = 200.0  # bars
 EXTREME_SHARE = 0.03  # of the training bars that a reborn regime begins on
 EXTREME_WINDOW = 64  # bars, centred: training only
-START_HALF_LIFE = 32.0
-JITTER = 0.08
 ACCEPT = 2e-5  # rise of the log-likelihood per bar that keeps a move
 PRIOR = 0.5  # counts added to every transition
 
@@ -53,84 +52,16 @@ class BeliefTraining:
             if not 0.0 < value < math.inf:
                 raise ConfigError(f"{name}={value!r} must be a positive number")
 
+    @classmethod
+    def of(cls, emission: str, seed: int = 0) -> BeliefTraining:
+        """Return the schedule of an emission: a network takes smaller steps at first and more of them at the end.
 
-class _Data:
-    """Training returns of S series, end to end, with what the emission reads."""
-
-    def __init__(self, series: Sequence[Floats], config: BeliefConfig) -> None:
-        parts = [np.ascontiguousarray(one, np.float64) for one in series]
-        for number, one in enumerate(parts):
-            if one.ndim != 1 or not len(one):
-                raise DataError(f"series {number} has shape {one.shape}, expected (T,) with at least one return")
-            if not np.isfinite(one).all():
-                raise DataError(f"series {number}, row {int(np.argmin(np.isfinite(one)))} is not a finite number")
-        self.returns = np.concatenate([np.empty(0), *parts])
-        if len(self.returns) < 50 * config.regimes:
-            raise DataError(f"{len(self.returns)} returns cannot tell {config.regimes} regimes apart")
-        self.variance = float(np.mean(self.returns**2))
-        if not self.variance > 0.0:
-            raise DataError("the returns do not move: there is no volatility to tell regimes by")
-        self.decay = 0.5 ** (1.0 / np.array(config.half_lives))
-        self.starts = np.cumsum([0] + [len(one) for one in parts])[:-1].astype(np.int64)
-        self.bank = np.concatenate([running_means(one, self.decay, self.variance) for one in parts])
-        before = np.concatenate([[0.0], self.returns[:-1]])
-        before[self.starts] = 0.0
-        self.before = before
-        self.tensors = tuple(torch.from_numpy(array) for array in (self.returns, self.bank, self.before))
-
-
-class _Model:
-    """Free parameters as tensors, and the densities and chain they stand for."""
-
-    names = ("w", "c", "m", "phi", "nu", "a", "off")
-
-    def __init__(self, config: BeliefConfig, values: dict[str, Floats]) -> None:
-        self.config = config
-        self.values = {
-            name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in values.items()
-        }
-
-    def copy(self) -> dict[str, Floats]:
-        """Return the present numbers."""
-        return {name: value.detach().numpy().copy() for name, value in self.values.items()}
-
-    def weights(self) -> Tensor:
-        """Weights of the running means: ``(K, J)``."""
-        c = self.values["c"]
-        cap = self.config.bank_cap
-        return torch.nn.functional.softplus(c) if cap is None else cap * torch.softmax(c, dim=1)
-
-    def log_density(self, data: _Data) -> Tensor:
-        """``log p(r_t | k)``: ``(T, K)``."""
-        returns, bank, before = data.tensors
-        v = self.values
-        variance = torch.exp(v["w"]) + bank @ self.weights().T
-        nu = 2.1 + torch.nn.functional.softplus(v["nu"])
-        location = v["m"] * torch.exp(0.5 * v["w"]) + torch.tanh(v["phi"]) * before[:, None]
-        surprise = returns[:, None] - location
-        normal = torch.lgamma((nu + 1) / 2) - torch.lgamma(nu / 2) - 0.5 * torch.log((nu - 2) * math.pi)
-        tail = torch.log1p(surprise * surprise / (variance * (nu - 2)))
-        return normal - 0.5 * torch.log(variance) - 0.5 * (nu + 1) * tail
-
-    def log_chain(self) -> Tensor:
-        """``log P``: ``(K, K)``."""
-        leave = torch.sigmoid(self.values["a"]) / self.config.dwell_floor
-        count = len(leave)
-        eye = torch.eye(count, dtype=torch.bool)
-        off = torch.log_softmax(self.values["off"].masked_fill(eye, -math.inf), dim=1)
-        off = torch.where(eye, torch.zeros_like(off), off)  # a gradient of -inf would be NaN
-        return torch.where(eye, torch.log1p(-leave)[:, None].expand(count, count), off + torch.log(leave)[:, None])
-
-    def parameters(self, data: _Data) -> BeliefParameters:
-        """Return the filter in natural units."""
-        with torch.no_grad():
-            v = self.values
-            base = torch.exp(v["w"])
-            return BeliefParameters(
-                base.numpy(), (v["m"] * torch.sqrt(base)).numpy(), torch.tanh(v["phi"]).numpy(),
-                (2.1 + torch.nn.functional.softplus(v["nu"])).numpy(), self.weights().numpy(), data.decay,
-                torch.exp(self.log_chain()).numpy(), data.variance,
-            )  # fmt: skip
+        Raises:
+            UnknownNameError: no such emission.
+        """
+        if emission not in EMISSIONS:
+            raise unknown("emission", emission, EMISSIONS)
+        return cls(rate=0.03, last=100, seed=seed) if emission == "neural" else cls(seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +82,7 @@ def smooth(log_density: Floats, chain: Floats, starts: NDArray[np.int64]) -> Smo
     scale = np.empty(bars)
     ends = np.append(starts[1:], bars).astype(np.int64)
     peak = log_density.max(axis=1)
-    density = np.exp(np.maximum(log_density - peak[:, None], -700.0))
+    density = np.ascontiguousarray(np.exp(np.maximum(log_density - peak[:, None], -700.0)))
     _forward_backward(density, np.ascontiguousarray(chain), starts, ends, predictive, posterior, moves, scale, work)
     return Smoothed(posterior, predictive, moves, float((np.log(scale) + peak).sum()) / bars)
 
@@ -200,8 +131,12 @@ def fit_belief(
     config: BeliefConfig | None = None,
     training: BeliefTraining | None = None,
     progress: Progress | None = None,
-) -> tuple[BeliefParameters, Smoothed]:
+) -> tuple[Belief, Smoothed]:
     """Fit a filter to S series of percent log returns, ``(T_s,)`` each.
+
+    Args:
+        series: returns. config: structure. progress: told after each iteration.
+        training: schedule, None for that of the emission.
 
     Returns:
         the filter, regimes ordered by volatility, and the smoothed posterior of the training bars in that order.
@@ -209,9 +144,9 @@ def fit_belief(
     Raises:
         DataError: returns that are not finite, do not move, or are too few.
     """
-    config, training = config or BeliefConfig(), training or BeliefTraining()
-    data = _Data(series, config)
-    model = _Model(config, _start(data, config, np.random.default_rng(training.seed)))
+    config = config or BeliefConfig()
+    training = training or BeliefTraining.of(config.emission)
+    model = model_of(config, BeliefData(series, config), np.random.default_rng(training.seed))
     total = training.iterations + training.moves * training.refit + training.last
     done = 0
 
@@ -221,18 +156,18 @@ def fit_belief(
         if progress is not None:
             progress(done, total, value)
 
-    best = _ascend(model, data, training.iterations, training.rate, told)
+    best = _ascend(model, training.iterations, training.rate, told)
     for move in range(training.moves):
-        kept = model.copy()
-        moved = _Model(config, _reborn(model, data, move))
-        value = _ascend(moved, data, training.refit, training.refit_rate, told)
+        kept = model.numbers()
+        moved = model.with_values(_reborn(model, move))
+        value = _ascend(moved, training.refit, training.refit_rate, told)
         accepted = value > best + ACCEPT
         _log.debug("move %d: %.6f -> %.6f, %s", move, best, value, "kept" if accepted else "undone")
-        model, best = (moved, value) if accepted else (_Model(config, kept), best)
+        model, best = (moved, value) if accepted else (model.with_values(kept), best)
     if training.last:
-        _ascend(model, data, training.last, training.last_rate, told)
-    found = _expect(model, data)
-    parameters = model.parameters(data)
+        _ascend(model, training.last, training.last_rate, told)
+    found = _expect(model)
+    parameters = model.parameters(found.posterior)
     order = np.argsort(parameters.volatility, kind="stable")
     ordered = Smoothed(
         found.posterior[:, order], found.predictive[:, order], found.moves[np.ix_(order, order)], found.log_likelihood
@@ -252,7 +187,7 @@ def choose_regimes(
     Returns:
         K, and the mean log density a bar of each choice.
     """
-    short = BeliefTraining(iterations=60, moves=0, last=0, seed=seed)
+    short = replace(BeliefTraining.of(config.emission, seed), iterations=60, moves=0, last=0)
     scores: dict[int, float] = {}
     for count in choices:
         found, _ = fit_belief(train, replace(config, regimes=count), short)
@@ -262,82 +197,63 @@ def choose_regimes(
     return max(scores, key=lambda count: scores[count]), scores
 
 
-def _expect(model: _Model, data: _Data) -> Smoothed:
+def _expect(model: BeliefModel) -> Smoothed:
     with torch.no_grad():
-        return smooth(model.log_density(data).numpy(), torch.exp(model.log_chain()).numpy(), data.starts)
+        return expectation(model)[0]
 
 
-def _ascend(model: _Model, data: _Data, iterations: int, rate: float, told: Callable[[float], None]) -> float:
+def expectation(model: BeliefModel) -> tuple[Smoothed, Tensor]:
+    """Run one exact pass; returns what it found and the expected log-likelihood of bars and moves, to be raised.
+
+    Its gradient is that of the marginal log-likelihood plus ``PRIOR`` times the sum of log P (Fisher's identity).
+    """
+    log_density, log_chain = model.log_density(), model.log_chain()
+    found = smooth(log_density.detach().numpy(), torch.exp(log_chain.detach()).numpy(), model.data.starts)
+    expected = (torch.from_numpy(found.posterior) * log_density).sum()
+    return found, expected + (torch.from_numpy(found.moves + PRIOR) * log_chain).sum()
+
+
+def _ascend(model: BeliefModel, iterations: int, rate: float, told: Callable[[float], None]) -> float:
     """Take one Adam step on the expected log-likelihood after each exact pass; returns the likelihood reached."""
-    tensors = [model.values[name] for name in model.names]
-    optimiser = torch.optim.Adam(tensors, lr=rate)
+    optimiser = torch.optim.Adam(list(model.values.values()), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=max(iterations, 2))
     for _ in range(iterations):
-        log_density, log_chain = model.log_density(data), model.log_chain()
-        found = smooth(log_density.detach().numpy(), torch.exp(log_chain.detach()).numpy(), data.starts)
-        expected = (torch.from_numpy(found.posterior) * log_density).sum()
-        expected = expected + (torch.from_numpy(found.moves + PRIOR) * log_chain).sum()
+        found, expected = expectation(model)
         optimiser.zero_grad()
-        (-expected / len(data.returns)).backward()
+        (-expected / len(model.data.returns)).backward()
         optimiser.step()
         schedule.step()
         told(found.log_likelihood)
-    return _expect(model, data).log_likelihood
+    return _expect(model).log_likelihood
 
 
-def _start(data: _Data, config: BeliefConfig, rng: np.random.Generator) -> dict[str, Floats]:
-    """Begin with bars sorted into K classes by a slow running volatility, its edges jittered by the seed."""
-    count = config.regimes
-    decay = np.array([0.5 ** (1.0 / START_HALF_LIFE)])
-    apart = np.split(data.returns, data.starts[1:])
-    slow = np.concatenate([running_means(one, decay, data.variance)[:, 0] for one in apart])
-    slow = 0.5 * np.log(slow + 1e-12)
-    edges = np.quantile(slow, np.arange(1, count) / count) + JITTER * rng.standard_normal(count - 1)
-    state = np.searchsorted(np.sort(edges), slow)
-    w, m = np.empty(count), np.empty(count)
-    for k in range(count):
-        here = data.returns[state == k]
-        w[k], m[k] = _moments(here if len(here) > 10 else data.returns)
-    leave = min(config.dwell_floor / FIRST_SPELL, 0.9)
-    return {
-        "w": w, "m": m, "c": np.full((count, len(config.half_lives)), -3.0), "phi": np.zeros(count),
-        "nu": np.full(count, math.log(math.expm1(3.8 - 2.1))), "a": np.full(count, math.log(leave / (1.0 - leave))),
-        "off": np.zeros((count, count)),
-    }  # fmt: skip
-
-
-def _moments(returns: Floats) -> tuple[float, float]:
-    """Return w and m of a regime from its bars: log of 0.7 times the variance, mean in deviations."""
-    variance = max(float(np.var(returns)), 1e-12)
-    return math.log(0.7 * variance), float(np.mean(returns)) / math.sqrt(variance)
-
-
-def _reborn(model: _Model, data: _Data, move: int) -> dict[str, Floats]:
+def _reborn(model: BeliefModel, move: int) -> dict[str, Floats]:
     """Take the regime that matters least (the second least from the third move on) to where bars are most extreme."""
-    found = _expect(model, data)
+    found = _expect(model)
     with torch.no_grad():
-        density = torch.exp(torch.clamp(model.log_density(data), min=-700.0)).numpy()
+        density = torch.exp(torch.clamp(model.log_density(), min=-700.0)).numpy()
     joint = found.predictive * density
     whole = joint.sum(axis=1)[:, None]
     without = np.maximum((whole - joint) / (1.0 - found.predictive + 1e-12), 1e-300)
     costs = np.mean(np.log(whole / without), axis=0)  # fall of the one-step log-likelihood without each regime
     victim = int(np.argsort(costs)[0 if move < 2 else 1])
-    bars = data.returns[_extreme(data, move)]
-    values = model.copy()
+    returns = model.data.returns
+    bars = returns[_extreme(returns, move)]
+    values = model.numbers()
     others = [k for k in range(len(values["w"])) if k != victim]
-    for name in ("c", "phi", "nu", "a"):
+    for name in model.by_regime:
         values[name][victim] = values[name][others].mean(axis=0)
     values["off"][victim] = values["off"][others].mean(axis=0)
     values["off"][:, victim] = values["off"][:, others].mean(axis=1)
-    values["w"][victim], values["m"][victim] = _moments(bars)
+    values["w"][victim], values["m"][victim] = moments(bars)
     return values
 
 
-def _extreme(data: _Data, move: int) -> NDArray[np.bool_]:
+def _extreme(returns: Floats, move: int) -> NDArray[np.bool_]:
     """Bars most extreme in a centred window: high variance, low drift, high drift, low variance, in turn."""
     window = np.ones(EXTREME_WINDOW) / EXTREME_WINDOW
-    mean = np.convolve(data.returns, window, mode="same")
-    square = np.convolve(data.returns**2, window, mode="same")
+    mean = np.convolve(returns, window, mode="same")
+    square = np.convolve(returns**2, window, mode="same")
     spread = np.maximum(square - mean**2, 1e-12)
     score = (np.log(spread), -mean / np.sqrt(spread), mean / np.sqrt(spread), -np.log(spread))[move % 4]
     return np.asarray(score >= np.quantile(score, 1.0 - EXTREME_SHARE))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from encoders.belief import describe
 from encoders.jepa import JEPAEncoder
+from encoders.odds import describe
 
 SCORES = (("purity", "purity [95 %]"), ("ari", "ARI [95 %]"), ("nmi", "NMI"), ("probe", "linear probe"))
 PREDICTOR = (
@@ -88,7 +88,8 @@ def _regimes(made: JEPAEncoder) -> str:
         for row in describe(made.belief)
     ]  # fmt: skip
     names = ("regime", "volatility a bar", "drift in deviations", "mean spell, bars", "share of time")
-    return "## Regimes of the belief filter\n\n" + _table(names, rows)
+    emission = made.facts.get("config", {}).get("belief", {}).get("emission", "student")
+    return f"## Regimes of the belief filter, emission `{emission}`\n\n" + _table(names, rows)
 
 
 def _predictor(made: JEPAEncoder) -> str:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.belief import BeliefFilter, BeliefParameters
 from encoders.box_trunk import LOOK_BACK, BoxTrunk, TrunkWeights
 from encoders.change_odds import recent_change
 from encoders.channels import MEMORY, ChannelScaler, ChannelStream, percent_returns
 from encoders.encoder import Arrays, Encoder, Provenance
 from encoders.forgetting import LONGEST
+from encoders.neural_belief import belief_of
+from encoders.odds import Belief
 from encoders.regimes import VOICES, KMeansHead, SoftmaxHead, names_of
 from markets.bars import Bars
 from markets.errors import ArtefactError, unknown
@@ -34,8 +35,8 @@ class JEPAEncoder(Encoder):
     Args:
         scaler: of the channels. trunk: weights. mean, deviation: ``(D,)`` of the raw embedding on the training range.
         softmax: head distilled from the smoothed belief. kmeans: centres on the standardised embedding.
-        belief: fitted filter. voice: whose odds are served: ``belief``, ``softmax`` or ``kmeans``.
         memory: bars after which the belief has forgotten where it began (:mod:`encoders.forgetting`).
+        belief: fitted filter, of either emission. voice: whose odds are served: ``belief``, ``softmax`` or ``kmeans``.
     """
 
     kind = "jepa"
@@ -48,7 +49,7 @@ class JEPAEncoder(Encoder):
         deviation: NDArray[np.float32],
         softmax: SoftmaxHead,
         kmeans: KMeansHead,
-        belief: BeliefParameters,
+        belief: Belief,
         provenance: Provenance,
         facts: Mapping[str, Any] | None = None,
         voice: str = "belief",
@@ -70,7 +71,7 @@ class JEPAEncoder(Encoder):
             raise ArtefactError("deviation of the embedding holds a number that is not positive")
         self.scaler, self.trunk_weights, self.mean, self.deviation = scaler, trunk, mean, deviation
         self.softmax, self.kmeans, self.belief, self.voice = softmax, kmeans, belief, voice
-        self.trunk, self.filter = BoxTrunk(trunk), BeliefFilter(belief)
+        self.trunk, self.filter = BoxTrunk(trunk), belief.filter()
         self.names = (*(f"jepa_{d:02d}" for d in range(latent)), *names_of(regimes))
         self.low = np.concatenate([np.full(latent, -CLIP), np.zeros(regimes)]).astype(np.float32)
         self.high = np.concatenate([np.full(latent, CLIP), np.ones(regimes)]).astype(np.float32)
@@ -155,7 +156,7 @@ class JEPAEncoder(Encoder):
         trunk = TrunkWeights(**part("trunk."))
         softmax = SoftmaxHead(arrays["softmax.weight"], arrays["softmax.bias"])
         kmeans = KMeansHead(arrays["kmeans.centres"], float(arrays["kmeans.width"][0]))
-        belief = BeliefParameters.from_arrays(part("belief."))
+        belief = belief_of(part("belief."))
         return cls(
             scaler, trunk, arrays["mean"], arrays["deviation"], softmax, kmeans, belief, provenance, facts,
             config["voice"], int(config["memory"]),

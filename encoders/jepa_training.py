@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.belief import BeliefConfig, BeliefParameters
+from encoders.belief import BeliefConfig
 from encoders.belief_training import BeliefTraining, fit_belief
 from encoders.box_trunk import BOXES, LOOK_BACK, WIDTH, TrunkWeights
 from encoders.channels import CHANNELS, ChannelScaler, percent_returns
 from encoders.encoder import Provenance, interval_name, seed_of
 from encoders.forgetting import forgetting
 from encoders.jepa import WARM_UP, JEPAEncoder
+from encoders.odds import Belief
 from encoders.regimes import KMeansHead, SoftmaxHead, by_volatility
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError
@@ -54,7 +55,7 @@ class JEPAConfig:
         w_jepa, w_future, w_belief: weights of the losses.
         steps, rate, sequences, length: optimiser steps, peak learning rate, sequences a step and their bars.
         ema: of the target, at the first and the last step.
-        belief: structure of the belief filter; its schedule is that of :class:`BeliefTraining`.
+        belief: structure of the belief filter; its schedule is that of its emission (:class:`BeliefTraining`).
     """
 
     channels: tuple[str, ...] = CHANNELS[:2]
@@ -123,7 +124,7 @@ class Material:
     futures: list[Tensor]
     posterior: list[Tensor]
     scaler: ChannelScaler
-    belief: BeliefParameters
+    belief: Belief
     log_likelihood: float
 
 
@@ -153,7 +154,8 @@ def prepare(series: Sequence[Bars], config: JEPAConfig, told: Told | None = None
     returns = [percent_returns(bars.close[:, 0]) for bars in series]
     scaler = ChannelScaler.fit([one[1:] for one in returns], config.channels)
     tell = None if told is None else (lambda i, n, value: told(i, n, {"belief log-likelihood": value}))
-    belief, smoothed = fit_belief([one[1:] for one in returns], config.belief, BeliefTraining(seed=config.seed), tell)
+    schedule = BeliefTraining.of(config.belief.emission, config.seed)
+    belief, smoothed = fit_belief([one[1:] for one in returns], config.belief, schedule, tell)
     futures = [future_statistics(one, config.horizon) for one in returns]
     level, spread = np.concatenate(futures)[:, 0].mean(), max(float(np.concatenate(futures)[:, 0].std()), SMALLEST)
     for one in futures:

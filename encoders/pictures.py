@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.belief import describe
 from encoders.change_odds import LIKELY, change_flags, usual_window
 from encoders.controls import untrained_of
 from encoders.jepa import JEPAEncoder
+from encoders.odds import describe
 from encoders.probes import edmd_eigenvalues
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError, MissingExtraError, require

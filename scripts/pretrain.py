@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dwell-floor", type=float, default=64.0, metavar="BARS", help="shortest mean spell of a regime"
     )
+    parser.add_argument(
+        "--emission", default="student", metavar="NAME", help="density of a regime's next return: student or neural"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="field of the configuration")
     parser.add_argument("--resume", action="store_true", help="go on with a training that was killed in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace the encoder that --out holds")
@@ -57,7 +60,10 @@ def run(options: argparse.Namespace) -> int:
         if name not in valid:
             raise unknown("--set field", name, valid)
     torch_threads(options.threads)
-    belief = BeliefConfig(regimes=options.regimes or 6, bank_cap=options.bank_cap, dwell_floor=options.dwell_floor)
+    belief = BeliefConfig(
+        regimes=options.regimes or 6, bank_cap=options.bank_cap, dwell_floor=options.dwell_floor,
+        emission=options.emission,
+    )  # fmt: skip
     jepa = JEPAConfig(
         channels=tuple(options.channels.split(",")), belief=belief, steps=options.steps, seed=options.seed,
         device=options.device, amp=options.amp, **more,
@@ -97,7 +103,7 @@ def _command(options: argparse.Namespace) -> str:
     words += ["--channels", options.channels, "--regimes", str(options.regimes), "--steps", str(options.steps)]
     if options.bank_cap is not None:
         words += ["--bank-cap", f"{options.bank_cap:g}"]
-    words += ["--dwell-floor", f"{options.dwell_floor:g}", "--seed", str(options.seed)]
+    words += ["--dwell-floor", f"{options.dwell_floor:g}", "--emission", options.emission, "--seed", str(options.seed)]
     for pair in options.set:
         words += ["--set", pair]
     return shlex.join([*words, "--out", "DIR"])

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoders.belief import BeliefConfig, BeliefFilter, BeliefParameters, describe, log_likelihood, running_means
+from encoders.belief import BeliefConfig, BeliefFilter, BeliefParameters, running_means
 from encoders.belief_training import BeliefTraining, Smoothed, fit_belief, smooth
+from encoders.odds import describe, log_likelihood
 from markets.errors import ConfigError, DataError
 from markets.synthetic_regimes import posterior, regime_market, simulate
 
