@@ -40,7 +40,7 @@ def config_of(facts: Mapping[str, Any]) -> JEPAConfig:
     """Read the configuration that ``pretrain`` stored in the facts; raises ``KeyError`` where there is none."""
     stored = dict(facts["config"])
     belief = dict(stored.pop("belief"))
-    belief["half_lives"] = tuple(belief["half_lives"])
+    belief["half_lives"] = None if belief["half_lives"] is None else tuple(belief["half_lives"])
     lists = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
     return JEPAConfig(**{**stored, **lists, "belief": BeliefConfig(**belief)})
 
