@@ -22,6 +22,7 @@ VERBS = {
     "train": "train an agent on bars and save it",
     "evaluate": "walk saved agents and every baseline through a split",
     "pretrain": "train an encoder on bars and save it with its card",
+    "encoder-table": "score every encoder beside its controls, on a market with true regimes or on your bars",
     "envs": "list the registered environments and their columns",
     "data-doctor": "find (and with --fix repair) defects of a candle file",
     "lookahead": "prove that an environment, feature, encoder or policy cannot see the future",
