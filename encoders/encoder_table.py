@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +34,23 @@ LOCK = ".encoder-table.lock"
 
 @dataclass(frozen=True)
 class Column:
-    """A column: the figure's name, its head in the table, and digits behind the point."""
+    """A column: the figure's name, its head in the table, digits behind the point, and whether intervals are shown."""
 
     figure: str
     head: str
     digits: int = 3
+    interval: bool = True
 
 
 MARKET_COLUMNS = (
     Column("purity", "purity"), Column("ari", "ARI"), Column("nmi", "NMI"), Column("probe", "probe"),
     Column("probe_balanced", "probe, balanced"), Column("edmd_error", "EDMD error"), Column("delay", "delay, bars", 0),
-    Column("flip", "flips", 1), Column("agreement", "seeds agree"), Column("train_cpu", "train, CPU s", 0),
-    Column("us_per_bar", "us/bar", 2),
+    Column("flip", "flips", 1), Column("agreement", "seeds agree"), Column("train_cpu", "train, CPU s", 0, False),
+    Column("us_per_bar", "us/bar", 2, False),
 )  # fmt: skip
 REAL_COLUMNS = (
     Column("r2", "R2"), Column("over_har", "R2 - HAR"), Column("eta2", "eta2"), Column("persistence", "persistence"),
-    Column("dwell", "dwell, bars", 0), Column("agreement", "seeds agree"), Column("train_cpu", "train, CPU s", 0),
+    Column("dwell", "dwell, bars", 0), Column("agreement", "seeds agree"), Column("train_cpu", "train, CPU s", 0, False),
 )  # fmt: skip
 OPERATOR_COLUMNS = (
     Column("identity_deviation", "identity deviation"), Column("symmetry_measure", "skew"),
@@ -117,7 +118,7 @@ def summary(
         )  # fmt: skip
     return {
         "settings": json.loads(json.dumps(benchmark.settings)), "code": benchmark.code, "seeds": seeds, "level": LEVEL,
-        "columns": [[column.figure, column.head, column.digits] for column in _columns(lines)], "rows": lines,
+        "columns": [asdict(column) for column in _columns(lines)], "rows": lines,
         "notes": benchmark.notes(),
     }  # fmt: skip
 
@@ -141,7 +142,7 @@ def write(table: Mapping[str, Any], folder: Path) -> None:
 
 def markdown(table: Mapping[str, Any]) -> str:
     """Write the table for README and cards: a line a row, then the sentences that belong to it."""
-    columns = [Column(*column) for column in table["columns"]]
+    columns = [Column(**column) for column in table["columns"]]
     parts = [_grid(table["rows"], columns)]
     operators = [row for row in table["rows"] if OPERATOR_COLUMNS[0].figure in row["mean"]]
     if operators:
@@ -165,7 +166,7 @@ def plot(table: Mapping[str, Any], figure: str, path: Path) -> Path:
     axes = canvas.subplots()
     widths = [row["half_width"].get(figure) or 0.0 for row in rows]
     axes.barh([row["title"] for row in rows], [row["mean"][figure] for row in rows], xerr=widths, capsize=3, height=0.7)
-    axes.set_xlabel(next((head for name, head, _ in table["columns"] if name == figure), figure))
+    axes.set_xlabel(next((one["head"] for one in table["columns"] if one["figure"] == figure), figure))
     axes.tick_params(labelsize=8)
     axes.grid(axis="x", alpha=0.3)
     canvas.savefig(path, dpi=120)
@@ -182,7 +183,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
 def _grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
     lines = ["| row | " + " | ".join(column.head for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
-        cells = [_cell(row["mean"].get(one.figure), row["half_width"].get(one.figure), one.digits) for one in columns]
+        cells = [_cell(row, one) for one in columns]
         lines.append(f"| {row['title']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -200,10 +201,12 @@ def _operators(rows: Sequence[Mapping[str, Any]]) -> str:
     return _grid(lines, OPERATOR_COLUMNS)
 
 
-def _cell(mean: float | None, width: float | None, digits: int) -> str:
+def _cell(row: Mapping[str, Any], column: Column) -> str:
+    mean, width = row["mean"].get(column.figure), row["half_width"].get(column.figure)
     if mean is None:
         return "-"
-    return f"{mean:.{digits}f}" if width is None else f"{mean:.{digits}f} ± {width:.{digits}f}"
+    text = f"{round(mean, column.digits) + 0.0:.{column.digits}f}"  # no minus before a zero
+    return text if width is None or not column.interval else f"{text} ± {width:.{column.digits}f}"
 
 
 def _plain(figures: Mapping[str, float]) -> dict[str, float | None]:

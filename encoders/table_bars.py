@@ -7,7 +7,7 @@ range may read the bars before it, as it would live. Nothing is claimed about th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from encoders.belief import BeliefConfig
 from encoders.channels import CHANNELS, percent_returns
 from encoders.clustering import self_persistence
-from encoders.jepa import CLIP, JEPAEncoder
 from encoders.jepa_training import JEPAConfig
 from encoders.probes import scored_rows
-from encoders.table_fits import FitConfig, Fits, Told, odds_of
-from encoders.table_rows import Model, Row, joined
+from encoders.table_fits import FitConfig, Fits, Told
+from encoders.table_rows import Model, Row
 from encoders.table_store import Outcome, code_version
 from encoders.volatility_probes import (
     CLUSTERS,
@@ -93,11 +92,11 @@ class RealBars:
         belief, encoder = ({**data, **part} for part in (config.fits.belief_settings(), config.fits.encoder_settings()))
         self.rows: Sequence[Row] = [
             Row("har", "HAR: log volatility of the last 4, 24, 168, 256 bars", lambda seed: Model(_har), data, False),
-            *(Row(name, title, self._embedding(variant), encoder) for name, (variant, title) in ENCODERS.items()),
-            Row("belief", "belief", self._belief(odds=False), belief),
-            Row("belief-argmax", "belief, its most likely regime", self._belief(odds=True), belief),
-            Row("belief+embedding", "belief + embedding", self._belief_and_embedding, encoder),
-            Row("har+embedding", "HAR + embedding", self._har_and_embedding, encoder),
+            *(Row(name, title, self.fits.embedding(variant), encoder) for name, (variant, title) in ENCODERS.items()),
+            Row("belief", "belief", self.fits.odds(clusters=False), belief),
+            Row("belief-argmax", "belief, its most likely regime", self.fits.odds(), belief),
+            Row("belief+embedding", "belief + embedding", self.fits.belief_and_embedding, encoder),
+            Row("har+embedding", "HAR + embedding", self.fits.embedding("default", _har), encoder),
         ]
 
     def judge(self, model: Model, seed: int) -> Outcome:
@@ -138,40 +137,6 @@ class RealBars:
 
     def _sizes(self) -> list[tuple[Bars, int]]:
         return list(zip(self.known, self.cuts, strict=True))
-
-    def _embedding(self, variant: str) -> Callable[[int], Model]:
-        def fit(seed: int) -> Model:
-            made = self.fits.encoder(variant, seed)
-            return Model(lambda bars: clipped(made, bars), cpu_seconds=self._cost(made, variant, seed))
-
-        return fit
-
-    def _belief(self, odds: bool) -> Callable[[int], Model]:
-        def fit(seed: int) -> Model:
-            found = self.fits.belief(seed)
-            return Model(lambda bars: odds_of(found.parameters, bars), odds, cpu_seconds=found.cpu_seconds)
-
-        return fit
-
-    def _belief_and_embedding(self, seed: int) -> Model:
-        made = self.fits.encoder("default", seed)
-        belief = self.fits.belief(seed).parameters
-        both = joined(lambda bars: odds_of(belief, bars), lambda bars: clipped(made, bars))
-        return Model(both, cpu_seconds=self._cost(made, "default", seed))
-
-    def _har_and_embedding(self, seed: int) -> Model:
-        made = self.fits.encoder("default", seed)
-        return Model(joined(_har, lambda bars: clipped(made, bars)), cpu_seconds=self._cost(made, "default", seed))
-
-    def _cost(self, made: JEPAEncoder, variant: str, seed: int) -> float:
-        """Return CPU seconds of an encoder, with the belief where it is distilled from it."""
-        needs = variant in ("default", "distilled")
-        return float(made.facts["cpu_seconds"]) + (self.fits.belief(seed).cpu_seconds if needs else 0.0)
-
-
-def clipped(made: JEPAEncoder, bars: Bars) -> Floats:
-    """Return the embedding as an environment serves it: ``(T, D)``, cut at five deviations."""
-    return np.clip(made.embed(bars).astype(np.float64), -CLIP, CLIP)
 
 
 def cluster_figures(apart: Sequence[NDArray[np.int64]], returns: Sequence[Floats], count: int) -> dict[str, float]:

@@ -6,6 +6,7 @@ carry settings and code version as these do, so that a killed run repeats at mos
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,8 +24,9 @@ from encoders.belief import BeliefConfig, BeliefFilter, BeliefParameters
 from encoders.belief_training import BeliefTraining, Smoothed, fit_belief
 from encoders.box_autoencoder import AutoencoderTraining
 from encoders.channels import percent_returns
-from encoders.jepa import JEPAEncoder
+from encoders.jepa import CLIP, JEPAEncoder
 from encoders.jepa_training import JEPAConfig, JEPATraining, Material, finish, prepare, provenance_of
+from encoders.table_rows import Model, joined
 from encoders.table_store import differs, plain
 from markets import storage
 from markets.bars import Bars
@@ -44,6 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # of the default encoder, as changes of
     "supervised": {"w_jepa": 0.0, "w_future": 0.0},
     "autoencoder": {},
 }
+DISTILLED = ("default", "distilled")  # what learns from the belief and so costs its fit as well
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,44 @@ class Fits:
         files.save(made, place)
         return made
 
+    def embedding(self, variant: str, *beside: Callable[[Bars], Floats]) -> Callable[[int], Model]:
+        """Return a row's fit: the embedding of a variant, behind the columns of ``beside``."""
+
+        def fit(seed: int) -> Model:
+            made = self.encoder(variant, seed)
+            return Model(joined(*beside, lambda bars: clipped(made, bars)), cpu_seconds=self._cost(made, variant, seed))
+
+        return fit
+
+    def softmax(self, variant: str) -> Callable[[int], Model]:
+        """Return a row's fit: the odds of a variant's own head."""
+
+        def fit(seed: int) -> Model:
+            made = self.encoder(variant, seed)
+            cost = self._cost(made, variant, seed)
+            return Model(lambda bars: made.odds(bars, "softmax"), odds=True, cpu_seconds=cost)
+
+        return fit
+
+    def odds(self, clusters: bool = True) -> Callable[[int], Model]:
+        """Return a row's fit: the belief; ``clusters`` takes its most likely regime for the cluster."""
+
+        def fit(seed: int) -> Model:
+            found = self.belief(seed)
+            return Model(lambda bars: odds_of(found.parameters, bars), clusters, cpu_seconds=found.cpu_seconds)
+
+        return fit
+
+    def belief_and_embedding(self, seed: int) -> Model:
+        """Fit the belief and the default encoder, side by side: what an environment shows."""
+        belief = self.belief(seed).parameters
+        return self.embedding("default", lambda bars: odds_of(belief, bars))(seed)
+
+    def _cost(self, made: JEPAEncoder, variant: str, seed: int) -> float:
+        if variant == "untrained":
+            return math.nan
+        return float(made.facts["cpu_seconds"]) + (self.belief(seed).cpu_seconds if variant in DISTILLED else 0.0)
+
     def _trained(self, variant: str, seed: int) -> JEPATraining:
         config = replace(self.config.jepa, seed=seed, **VARIANTS[variant])
         belief = self.belief(seed)
@@ -195,6 +236,11 @@ def labelled(material: Material, series: Sequence[Bars], regimes: int) -> Materi
             raise ArtefactError(f"{bars.source or bars.symbols[0]} has no true regimes to be supervised by")
         truth.append(torch.from_numpy(np.eye(regimes, dtype=np.float32)[bars.labels]))
     return replace(material, posterior=truth)
+
+
+def clipped(made: JEPAEncoder, bars: Bars) -> Floats:
+    """Return the embedding as an environment serves it: ``(T, D)``, cut at five deviations."""
+    return np.clip(made.embed(bars).astype(np.float64), -CLIP, CLIP)
 
 
 def odds_of(parameters: Any, bars: Bars) -> Floats:

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markets.errors import ConfigError, MissingExtraError
+from markets.synthetic_regimes import LEVELS
+from markets.synthetic_stress import STRESSES
 from scripts import folders
 from scripts.arguments import run_log, terminable
 
 if TYPE_CHECKING:
+    from encoders.table_bars import RealBars
+    from encoders.table_fits import FitConfig
+    from encoders.table_market import Market
     from encoders.table_rows import Benchmark
 
 _log = logging.getLogger(__name__)
-
-LEVELS = ("market", "clear", "vol", "sv", "mix")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--market", choices=["regimes"], help="synthetic market with true regimes")
     what.add_argument("--bars", action="append", metavar="SPEC", help="kind:path?key=value, repeatable")
-    parser.add_argument("--level", choices=LEVELS, help="of --market (default market); sv, mix: laws without an oracle")
+    parser.add_argument("--level", choices=[*LEVELS, *STRESSES], help="of --market (default market)")
     parser.add_argument("--train-end", metavar="DATE", help="of --bars: last day that is fitted on")
     parser.add_argument("--test-end", metavar="DATE", help="of --bars: last day that is scored")
     parser.add_argument("--seeds", type=int, default=5, help="training seeds 0 .. N-1 (default 5)")
@@ -67,20 +70,36 @@ def run(options: argparse.Namespace) -> int:
 def _benchmark(options: argparse.Namespace, shown: _Shown) -> tuple[Benchmark, str]:
     """Build what is asked for, and say which figure its plot shows."""
     if options.bars is None:
-        raise ConfigError("not yet")
+        return _market(options, shown), "ari"
+    return _real(options, shown), "r2"
+
+
+def _market(options: argparse.Namespace, shown: _Shown) -> Market:
+    from encoders.table_market import Market, MarketConfig
+
+    for flag, value in (("--train-end", options.train_end), ("--test-end", options.test_end)):
+        if value is not None:
+            raise ConfigError(f"{flag} {value}: is of --bars; --market has fixed series to train and to score on")
+    config = MarketConfig(level=options.level or "market")
+    return Market(replace(config, fits=_fits(options, config.fits)), options.out, shown.step)
+
+
+def _real(options: argparse.Namespace, shown: _Shown) -> RealBars:
+    from encoders.table_bars import RealBars, RealConfig
+    from markets.sources import load
+
     if options.level is not None:
         raise ConfigError(f"--level {options.level}: is of --market, not of --bars")
     for flag, value in (("--train-end", options.train_end), ("--test-end", options.test_end)):
         if value is None:
             raise ConfigError(f"{flag} DATE is needed with --bars")
-    from encoders.table_bars import RealBars, RealConfig
-    from markets.sources import load
-
     config = RealConfig(train_end=options.train_end, test_end=options.test_end)
-    if options.steps is not None:
-        fits = replace(config.fits, jepa=replace(config.fits.jepa, steps=options.steps))
-        config = replace(config, fits=fits)
-    return RealBars([load(spec) for spec in options.bars], config, options.out, shown.step), "r2"
+    config = replace(config, fits=_fits(options, config.fits))
+    return RealBars([load(spec) for spec in options.bars], config, options.out, shown.step)
+
+
+def _fits(options: argparse.Namespace, recipe: FitConfig) -> FitConfig:
+    return recipe if options.steps is None else replace(recipe, jepa=replace(recipe.jepa, steps=options.steps))
 
 
 class _Shown:
