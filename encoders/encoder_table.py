@@ -50,7 +50,8 @@ MARKET_COLUMNS = (
 )  # fmt: skip
 REAL_COLUMNS = (
     Column("r2", "R2"), Column("over_har", "R2 - HAR"), Column("eta2", "eta2"), Column("persistence", "persistence"),
-    Column("dwell", "dwell, bars", 0), Column("agreement", "seeds agree"), Column("train_cpu", "train, CPU s", 0, False),
+    Column("dwell", "dwell, bars", 0), Column("agreement", "seeds agree"),
+    Column("train_cpu", "train, CPU s", 0, False),
 )  # fmt: skip
 OPERATOR_COLUMNS = (
     Column("identity_deviation", "identity deviation"), Column("symmetry_measure", "skew"),

@@ -107,14 +107,20 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 @cache
 def code_version(module: str) -> str:
     """Hash the code of a module and of every module of ours it imports, comments and docstrings left out."""
+    return hash_of_code(_closure(module))
+
+
+def hash_of_code(trees: Mapping[str, ast.Module]) -> str:
+    """Hash parsed modules by name; what only a reader sees does not count."""
     digest = hashlib.sha256()
-    for name, tree in sorted(_closure(module).items()):
+    for name, tree in sorted(trees.items()):
         digest.update(name.encode())
         digest.update(ast.dump(_without_docstrings(tree)).encode())
     return digest.hexdigest()[:16]
 
 
 def _closure(module: str) -> dict[str, ast.Module]:
+    """Parse a module and, from there on, every module of ours that one of them imports."""
     found: dict[str, ast.Module] = {}
     waiting = [module]
     while waiting:
