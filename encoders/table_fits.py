@@ -30,7 +30,7 @@ from encoders.table_rows import Model, joined
 from encoders.table_store import differs, plain
 from markets import storage
 from markets.bars import Bars
-from markets.errors import ArtefactError
+from markets.errors import ArtefactError, DataError
 
 Floats = NDArray[np.float64]
 Told = Callable[[int, int, dict[str, float]], None]
@@ -129,8 +129,9 @@ class Fits:
                     return kept
             except (ArtefactError, KeyError):
                 pass  # damaged, or not of a table: it is made again
+        belief = self.belief(seed)  # whose cost is its own
         began = time.process_time()
-        training = self._trained(variant, seed)
+        training = self._trained(variant, seed, belief)
         facts = {"settings": plain(settings), "code": self._code, "cpu_seconds": time.process_time() - began}
         made = finish(training, self.series, provenance_of(self.series), facts)
         files.save(made, place)
@@ -174,9 +175,8 @@ class Fits:
             return math.nan
         return float(made.facts["cpu_seconds"]) + (self.belief(seed).cpu_seconds if variant in DISTILLED else 0.0)
 
-    def _trained(self, variant: str, seed: int) -> JEPATraining:
+    def _trained(self, variant: str, seed: int, belief: FittedBelief) -> JEPATraining:
         config = replace(self.config.jepa, seed=seed, **VARIANTS[variant])
-        belief = self.belief(seed)
         material = prepare(self.series, config, fitted=(belief.parameters, belief.smoothed))
         if variant == "supervised":
             material = labelled(material, self.series, config.belief.regimes)
@@ -228,12 +228,12 @@ def labelled(material: Material, series: Sequence[Bars], regimes: int) -> Materi
     """Put the true regimes in the place of the smoothed belief: what the trunk can do when it is told the answer.
 
     Raises:
-        ArtefactError: bars without labels.
+        DataError: bars without labels.
     """
     truth = []
     for bars in series:
         if bars.labels is None:
-            raise ArtefactError(f"{bars.source or bars.symbols[0]} has no true regimes to be supervised by")
+            raise DataError(f"{bars.source or bars.symbols[0]} has no true regimes to be supervised by")
         truth.append(torch.from_numpy(np.eye(regimes, dtype=np.float32)[bars.labels]))
     return replace(material, posterior=truth)
 

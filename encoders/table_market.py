@@ -134,7 +134,8 @@ class Market:
             "elsewhere. Probe: logistic regression. EDMD error: mean distance of the leading moduli of the embedding's "
             f"spectrum at {LAG} bars from those of the chain. Delay: median bars until the probe has a switch. Flips: "
             "changes of the probe's answer for each true one. Agreement: mean adjusted Rand index of all pairs of "
-            f"seeds. us/bar: of a whole history at once. Encoders: {jepa.steps} steps.",
+            "seeds. us/bar: CPU time of a whole history at once; of `koopman`, of each window. "
+            f"Encoders: {jepa.steps} steps.",
         ]
 
     def _series(self, seed: int) -> Bars:
