@@ -271,6 +271,31 @@ def test_a_fit_that_is_on_disk_is_not_made_again(tmp_path: Path, monkeypatch: py
     assert Market(changed, tmp_path).fits.encoder("default", 0).hash != made.hash
 
 
+@pytest.mark.parametrize("first", ["belief", "default"])
+def test_a_belief_costs_once_whichever_row_asks_for_it_first(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that moves by 1,000 s in the fit of the belief and by 1 s in each step of an encoder."""
+    now = [0.0]
+    fit, step = table_fits.fit_belief, JEPATraining.step
+
+    def slow(clock: float, function: Any) -> Any:
+        def run(*words: Any) -> Any:
+            now[0] += clock
+            return function(*words)
+
+        return run
+
+    monkeypatch.setattr(table_fits.time, "process_time", lambda: now[0])
+    monkeypatch.setattr(table_fits, "fit_belief", slow(1000.0, fit))
+    monkeypatch.setattr(JEPATraining, "step", slow(1.0, step))
+    market = Market(TINY, tmp_path)
+    rows = {row.name: row for row in market.rows}
+    rows[first].fit(0)
+    costs = [rows[name].fit(0).cpu_seconds for name in ("belief", "default", "default-softmax", "head-only")]
+    assert costs == [1000.0, 1002.0, 1002.0, 2.0]
+
+
 # ---- nothing of the test range is fitted on ---------------------------------------------------------------------
 
 
