@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.belief import BeliefConfig
-from encoders.belief_training import BeliefTraining, fit_belief
+from encoders.belief_training import BeliefTraining, Smoothed, fit_belief
 from encoders.box_trunk import BOXES, LOOK_BACK, WIDTH, TrunkWeights
 from encoders.channels import CHANNELS, ChannelScaler, percent_returns
 from encoders.encoder import Provenance, interval_name, seed_of
@@ -141,8 +141,17 @@ def future_statistics(returns: Floats, horizon: int) -> Floats:
     return np.stack([0.5 * np.log(variance), 2.0 * mean / np.sqrt(variance), 2.0 * autocorrelation], axis=1)
 
 
-def prepare(series: Sequence[Bars], config: JEPAConfig, told: Told | None = None) -> Material:
+def prepare(
+    series: Sequence[Bars],
+    config: JEPAConfig,
+    told: Told | None = None,
+    fitted: tuple[Belief, Smoothed] | None = None,
+) -> Material:
     """Fit scaler and belief on the series and compute what the losses need.
+
+    Args:
+        fitted: what :func:`fit_belief` gave for the returns of the same series, first bars left out, so that several
+            trainings share one fit.
 
     Raises:
         DataError: a series is shorter than a training sequence, or does not move.
@@ -154,8 +163,12 @@ def prepare(series: Sequence[Bars], config: JEPAConfig, told: Told | None = None
     returns = [percent_returns(bars.close[:, 0]) for bars in series]
     scaler = ChannelScaler.fit([one[1:] for one in returns], config.channels)
     tell = None if told is None else (lambda i, n, value: told(i, n, {"belief log-likelihood": value}))
-    schedule = BeliefTraining.of(config.belief.emission, config.seed)
-    belief, smoothed = fit_belief([one[1:] for one in returns], config.belief, schedule, tell)
+    if fitted is None:
+        moves = [one[1:] for one in returns]
+        fitted = fit_belief(moves, config.belief, BeliefTraining.of(config.belief.emission, config.seed), tell)
+    belief, smoothed = fitted
+    if smoothed.posterior.shape != (sum(len(one) - 1 for one in returns), config.belief.regimes):
+        raise DataError(f"the fitted belief has a posterior {smoothed.posterior.shape} that is not of these series")
     futures = [future_statistics(one, config.horizon) for one in returns]
     level, spread = np.concatenate(futures)[:, 0].mean(), max(float(np.concatenate(futures)[:, 0].std()), SMALLEST)
     for one in futures:
@@ -187,6 +200,8 @@ class JEPANet(nn.Module):
 class JEPATraining:
     """One training, step by step, so that a caller can save, stop and go on."""
 
+    network: type[JEPANet] = JEPANet
+
     def __init__(self, material: Material, config: JEPAConfig) -> None:
         self.material, self.config = material, config
         if config.latent < config.belief.regimes:
@@ -196,7 +211,7 @@ class JEPATraining:
             )  # fmt: skip
         torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
-        self.net = JEPANet(config).to(self.device)
+        self.net = self.network(config).to(self.device)
         self.target = copy.deepcopy(self.net.trunk)
         self.untrained = copy.deepcopy(self.net).cpu()
         total = max(config.steps, 2)
@@ -213,18 +228,7 @@ class JEPATraining:
         channels, futures, posterior = self._batch()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
             embedding = self.net.trunk(channels)
-        embedding = embedding.float()
-        losses: dict[str, Tensor] = {}
-        if config.w_jepa:
-            with torch.no_grad():
-                ahead = self.target(channels)[:, config.horizon :]
-            predicted = self.net.predictor(embedding[:, : -config.horizon])
-            losses["jepa"] = config.w_jepa * ((predicted - ahead) ** 2).sum(dim=2).mean()
-        if config.w_future:
-            losses["future"] = config.w_future * ((self.net.future(embedding) - futures) ** 2).sum(dim=2).mean()
-        if config.w_belief:
-            logs = functional.log_softmax(self.net.regime(embedding), dim=2)
-            losses["belief"] = -config.w_belief * (posterior * logs).sum(dim=2).mean()
+        losses = self.losses(embedding.float(), channels, futures, posterior)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad()
         total.backward()
@@ -238,6 +242,22 @@ class JEPATraining:
                 mine.mul_(keep).add_(new, alpha=1.0 - keep)
         self.done += 1
         return {name: float(value.detach()) for name, value in losses.items()}
+
+    def losses(self, embedding: Tensor, channels: Tensor, futures: Tensor, posterior: Tensor) -> dict[str, Tensor]:
+        """Return the weighted losses of a batch: ``embedding (B, L', D)`` of ``channels (B, C, L)``, its targets."""
+        config = self.config
+        losses: dict[str, Tensor] = {}
+        if config.w_jepa:
+            with torch.no_grad():
+                ahead = self.target(channels)[:, config.horizon :]
+            predicted = self.net.predictor(embedding[:, : -config.horizon])
+            losses["jepa"] = config.w_jepa * ((predicted - ahead) ** 2).sum(dim=2).mean()
+        if config.w_future:
+            losses["future"] = config.w_future * ((self.net.future(embedding) - futures) ** 2).sum(dim=2).mean()
+        if config.w_belief:
+            logs = functional.log_softmax(self.net.regime(embedding), dim=2)
+            losses["belief"] = -config.w_belief * (posterior * logs).sum(dim=2).mean()
+        return losses
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         config, material = self.config, self.material

@@ -35,10 +35,10 @@ def scored_rows(bars: int, warm: int = WARM, stride: int = STRIDE) -> NDArray[np
     return np.arange(warm - 1, bars, stride)
 
 
-def score(
+def score_and_clusters(
     train: Any, train_labels: Integers, test: Any, test_labels: Integers, regimes: int, stride: int = STRIDE,
     seed: int = 0, whiten: bool = True, spectrum: Sequence[float] | Floats | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> tuple[dict[str, float], NDArray[np.int64]]:  # fmt: skip
     """Score an embedding: k-means and probe fitted on ``train``, every figure on ``test``.
 
     Args:
@@ -52,7 +52,7 @@ def score(
     Returns:
         ``purity, ari, nmi, hungarian`` of the clusters; ``probe, probe_balanced, probe_f1, delay`` (bars), ``hit,
         flip`` of the probe; ``effective_rank``; ``min_std, mean_std`` of the training rows; ``edmd_r2``, and
-        ``edmd_error`` where ``spectrum`` is given.
+        ``edmd_error`` where ``spectrum`` is given. And the k-means cluster of each scored test row, series end to end.
 
     Raises:
         DataError: shapes do not fit, a row is not finite, or training rows know one regime only.
@@ -65,7 +65,8 @@ def score(
         raise DataError(f"train has {train_rows.shape[2]} dimensions and test {test_rows.shape[2]}")
     fitted, judged = _flat(train_rows, "train"), _flat(test_rows, "test")
     truth = test_truth.ravel()
-    out = cluster_scores(truth, KMeans(fitted, regimes, seed, whiten)(judged))
+    clusters = KMeans(fitted, regimes, seed, whiten)(judged)
+    out = cluster_scores(truth, clusters)
     predicted = linear_probe(fitted, train_truth.ravel(), judged, whiten)
     out |= probe_scores(truth, predicted)
     out["delay"], out["hit"] = detection_delay(truth, predicted, stride)
@@ -75,7 +76,17 @@ def score(
     moduli, out["edmd_r2"] = series_spectrum(test_rows, LAG // stride)
     if spectrum is not None:
         out["edmd_error"] = spectrum_error(moduli, spectrum)
-    return out
+    return out, clusters
+
+
+def score(
+    train: Any, train_labels: Integers, test: Any, test_labels: Integers, regimes: int, stride: int = STRIDE,
+    seed: int = 0, whiten: bool = True, spectrum: Sequence[float] | Floats | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Return the figures of :func:`score_and_clusters` alone."""
+    return score_and_clusters(
+        train, train_labels, test, test_labels, regimes, stride=stride, seed=seed, whiten=whiten, spectrum=spectrum
+    )[0]
 
 
 def linear_probe(train: Floats, labels: Integers, test: Floats, whiten: bool = True) -> Integers:

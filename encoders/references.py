@@ -171,6 +171,38 @@ def oracle(market: RegimeMarket) -> Reference:
     return Reference("oracle", lambda returns: posterior(returns, market), odds=True)
 
 
+def ridge(series: Sequence[Floats], regimes: int, seed: int) -> Reference:
+    """Return the ridge forecast; neither regimes nor seed matter to it."""
+    return Reference("ridge forecast of the next 64 bars", RidgeForecast(series))
+
+
+def hidden_markov(series: Sequence[Floats], regimes: int, seed: int) -> Reference:
+    """Return a Gaussian hidden Markov model of the returns."""
+    model = GaussianHMM([_column(one) for one in series], regimes, seed)
+    return Reference("Gaussian HMM on returns", lambda returns: model.filter(_column(returns)), odds=True)
+
+
+def slow_hidden_markov(series: Sequence[Floats], regimes: int, seed: int) -> Reference:
+    """Return the same of a running mean and volatility, on every fourth bar."""
+    model = GaussianHMM([_fast_and_slow(one)[::4] for one in series], regimes, seed)
+    return Reference(
+        "Gaussian HMM on running mean and volatility",
+        lambda returns: _held(model.filter(_fast_and_slow(returns)[::4]), 4, len(returns)),
+        odds=True,
+    )
+
+
+def jump_model(series: Sequence[Floats], regimes: int, seed: int) -> Reference:
+    """Return a jump model of running means and volatilities, on every eighth bar."""
+    model = JumpModel([_jump_rows(one)[::STEP] for one in series], regimes, JUMP_PENALTY, seed)
+    return Reference(
+        "jump model", lambda returns: _held(model.states(_jump_rows(returns)[::STEP]), STEP, len(returns)), odds=True
+    )
+
+
+FITTED = (ridge, hidden_markov, slow_hidden_markov, jump_model)  # references that are fitted on training returns
+
+
 def references(
     series: Sequence[Floats], regimes: int, seed: int = 0, market: RegimeMarket | None = None
 ) -> list[Reference]:
@@ -180,24 +212,7 @@ def references(
         regimes: states of the hidden Markov and the jump model.
         market: whose returns these are, None where there is no exact answer.
     """
-    hidden = GaussianHMM([_column(one) for one in series], regimes, seed)
-    slow = [_fast_and_slow(one) for one in series]
-    hidden_slow = GaussianHMM([rows[::4] for rows in slow], regimes, seed)
-    jump = JumpModel([_jump_rows(one)[::STEP] for one in series], regimes, JUMP_PENALTY, seed)
-    fitted = [
-        Reference("ridge forecast of the next 64 bars", RidgeForecast(series)),
-        Reference("Gaussian HMM on returns", lambda returns: hidden.filter(_column(returns)), odds=True),
-        Reference(
-            "Gaussian HMM on running mean and volatility",
-            lambda returns: _held(hidden_slow.filter(_fast_and_slow(returns)[::4]), 4, len(returns)),
-            odds=True,
-        ),
-        Reference(
-            "jump model",
-            lambda returns: _held(jump.states(_jump_rows(returns)[::STEP]), STEP, len(returns)),
-            odds=True,
-        ),
-    ]
+    fitted = [fit(series, regimes, seed) for fit in FITTED]
     return [*([oracle(market)] if market is not None else []), *FEATURES, *fitted]
 
 
