@@ -44,13 +44,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """What ``regimegym pretrain`` is told; ``choose`` takes the number of regimes by validation likelihood."""
+    """What ``regimegym pretrain`` is told.
+
+    ``choose`` takes the number of regimes by validation likelihood; ``about`` is a sentence on the bars, for the card.
+    """
 
     jepa: JEPAConfig
     validation: float = 0.1
     every: int = 100
     choose: bool = False
     command: str = ""
+    about: str = ""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.validation < 0.5:
@@ -138,7 +142,7 @@ def pretrain(
             f"validation rows, two past volatilities {judge.reference:.3f}: it has learned nothing of use"
         )
     facts = {
-        "command": config.command, "seed": jepa.seed, "config": json.loads(json.dumps(asdict(jepa))),
+        "command": config.command, "about": config.about, "seed": jepa.seed, "config": json.loads(json.dumps(asdict(jepa))),
         "bars": [{"source": bars.source, "symbol": bars.symbols[0], "first": str(bars.time[0]),
                   "last": str(bars.close_time[-1]), "count": len(bars)} for bars in series],
         "validation": {"share": config.validation, "volatility_r2": best["volatility_r2"],

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--emission", default="student", metavar="NAME", help="density of a regime's next return: student or neural"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="field of the configuration")
+    parser.add_argument("--about", default="", metavar="TEXT", help="what the bars are and whose, for the card")
     parser.add_argument("--resume", action="store_true", help="go on with a training that was killed in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace the encoder that --out holds")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         channels=tuple(options.channels.split(",")), belief=belief, steps=options.steps, seed=options.seed,
         device=options.device, amp=options.amp, **more,
     )  # fmt: skip
-    config = PretrainConfig(jepa=jepa, choose=options.regimes == 0, command=_command(options))
+    config = PretrainConfig(jepa=jepa, choose=options.regimes == 0, command=_command(options), about=options.about)
     with run_log(options.out, "pretrain") as log, terminable(), tqdm(disable=options.quiet or None, unit="step") as bar:
         _log.info("log file: %s", log)
         made = pretrain([load(spec) for spec in options.bars], config, options.out, options.resume, _Shown(bar))
@@ -106,4 +107,6 @@ def _command(options: argparse.Namespace) -> str:
     words += ["--dwell-floor", f"{options.dwell_floor:g}", "--emission", options.emission, "--seed", str(options.seed)]
     for pair in options.set:
         words += ["--set", pair]
+    if options.about:
+        words += ["--about", options.about]
     return shlex.join([*words, "--out", "DIR"])
