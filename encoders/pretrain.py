@@ -142,7 +142,8 @@ def pretrain(
             f"validation rows, two past volatilities {judge.reference:.3f}: it has learned nothing of use"
         )
     facts = {
-        "command": config.command, "about": config.about, "seed": jepa.seed, "config": json.loads(json.dumps(asdict(jepa))),
+        "command": config.command, "about": config.about, "seed": jepa.seed,
+        "config": json.loads(json.dumps(asdict(jepa))),
         "bars": [{"source": bars.source, "symbol": bars.symbols[0], "first": str(bars.time[0]),
                   "last": str(bars.close_time[-1]), "count": len(bars)} for bars in series],
         "validation": {"share": config.validation, "volatility_r2": best["volatility_r2"],
