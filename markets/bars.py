@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from markets.errors import ConfigError, DataError
+from markets.session_calendar import MINUTE, MINUTES, SESSION_MARKETS, SESSIONS_PER_YEAR, missing_before
 
 Floats = NDArray[np.float64]
 Times = NDArray[np.datetime64]
@@ -28,6 +29,9 @@ Times = NDArray[np.datetime64]
 _UNITS = {"m": "min", "d": "D", "w": "W"}  # how pandas spells what venues write
 PRICES = ("open", "high", "low", "close")
 MARKS = ("mark_open", "mark_high", "mark_low", "mark_close")
+QUOTES = ("bid", "ask")
+SIZES = ("bid_size", "ask_size")
+EXTRAS = (*QUOTES, *SIZES, "previous_vix")  # optional columns beside candles and marks, read from files by these names
 YEAR = np.timedelta64(365 * 24 * 3600, "s")  # markets that never close
 
 
@@ -41,6 +45,10 @@ class Bars:
         symbols: A names.
         open, high, low, close, volume: ``(T, A)`` float64.
         mark_open, mark_high, mark_low, mark_close: ``(T, A)`` exchange mark prices, all four or none.
+        bid, ask: ``(T, A)`` the quote at each bar's close, both or none. bid_size, ask_size: what it offers, both or none.
+        previous_vix: ``(T, A)`` a volatility index's close before the bar's session, annual percent on the calendar
+            clock: known at the session's opening. What holds for a session stands on each of its bars, so that it is
+            cut, hashed and handed to a stream as any other column.
         funding_time, funding_rate: ``(E,)`` stamps and ``(E, A)`` rates; a positive rate is paid by longs.
         labels, label_names: true regime of each bar where the market is synthetic, for reports only.
         market: which kind of market this is (``crypto``, ``synthetic``, ``spy``); weights are chosen by it.
@@ -62,6 +70,11 @@ class Bars:
     mark_high: Floats | None = None
     mark_low: Floats | None = None
     mark_close: Floats | None = None
+    bid: Floats | None = None
+    ask: Floats | None = None
+    bid_size: Floats | None = None
+    ask_size: Floats | None = None
+    previous_vix: Floats | None = None
     funding_time: Times = field(default_factory=lambda: np.empty(0, "datetime64[ns]"))
     funding_rate: Floats = field(default_factory=lambda: np.empty((0, 1)))
     labels: NDArray[np.int8] | None = None
@@ -101,7 +114,8 @@ class Bars:
 
         Column names are matched without regard to case; the time is a ``DatetimeIndex`` or a column named
         ``timestamp``, ``time``, ``date``, ``datetime`` or ``open_time``. Times without a zone are read as UTC.
-        ``mark_open`` .. ``mark_close`` are used where present. ``start`` and ``end`` cut before validation.
+        ``mark_open`` .. ``mark_close``, ``bid``, ``ask``, ``bid_size``, ``ask_size`` and ``previous_vix`` are used where
+        present. ``start`` and ``end`` cut before validation.
 
         Args:
             frame: one row per bar, oldest first.
@@ -136,12 +150,17 @@ class Bars:
 
     @cached_property
     def periods_per_year(self) -> float:
-        """Bars in a year of a market that never closes (365 days)."""
+        """Bars in a year: 365 days of a market that never closes, 252 sessions of 390 minutes of one that does."""
+        if self.market in SESSION_MARKETS:
+            session_length = MINUTES * MINUTE
+            return float(SESSIONS_PER_YEAR * (session_length / min(self.interval, session_length)))
         return float(YEAR / self.interval)
 
     @cached_property
     def gaps(self) -> int:
-        """How many bars are missing between the first and the last."""
+        """How many bars are missing between the first and the last; where a market has sessions, within those."""
+        if self.market in SESSION_MARKETS:
+            return int(missing_before(self.time, self.interval).sum())
         return int((self.time[-1] - self.time[0]) // self.interval) + 1 - len(self)
 
     @cached_property
@@ -158,7 +177,7 @@ class Bars:
     @cached_property
     def columns(self) -> Mapping[str, Floats]:
         """The ``(T, A)`` arrays that are present, by name."""
-        named = {name: getattr(self, name) for name in (*PRICES, "volume", *MARKS)}
+        named = {name: getattr(self, name) for name in (*PRICES, "volume", *MARKS, *EXTRAS)}
         return {name: value for name, value in named.items() if value is not None}
 
     def row_at(self, time: Any) -> int:
@@ -263,12 +282,17 @@ def _check(bars: Bars) -> None:
         if value.shape != shape or value.dtype != np.float64:
             raise DataError(f"column {name!r} is {value.dtype} {value.shape}, expected float64 {shape}")
         _first(bars, name, ~np.isfinite(value), "is not finite")
-        if name == "volume":
+        if name in ("volume", *SIZES):
             _first(bars, name, value < 0, "is negative")
         else:
             _first(bars, name, value <= 0, "is not positive")
     if sum(name in bars.columns for name in MARKS) not in (0, 4):
         raise DataError(f"mark prices need all of {', '.join(MARKS)}")
+    for pair in (QUOTES, SIZES):
+        if sum(name in bars.columns for name in pair) == 1:
+            raise DataError(f"a quote needs both of {', '.join(pair)}")
+    if bars.bid is not None and bars.ask is not None:
+        _first(bars, "bid", bars.bid > bars.ask, "lies above the ask")
     for prefix in ("", "mark_") if "mark_open" in bars.columns else ("",):
         opened, high, low, close = (bars.columns[prefix + name] for name in PRICES)
         _first(bars, prefix + "high", high < np.maximum(opened, close), "lies below open or close")

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 
-from markets import synthetic, synthetic_regimes
+from markets import synthetic, synthetic_regimes, synthetic_spy
 from markets.bars import Bars
 from markets.errors import ConfigError, unknown
 from markets.sources import reject_unknown
+from markets.synthetic_spy_parameters import SPYParameters
 
-MARKETS = ("crypto", "regimes")
 REGIMES_OPTIONS = ("seed", "interval", "bars", "level", "regimes", "start", "stress")
 
 
 def load_synthetic(path: str, options: dict[str, str], specification: str) -> Bars:
-    """Generate the bars of ``synthetic:crypto?...`` or ``synthetic:regimes?...``; each generator has its own options.
+    """Generate the bars of ``synthetic:crypto?...``, ``synthetic:regimes?...`` or ``synthetic:spy?...``; each generator has its own options.
 
     Raises:
         UnknownNameError: another market or option. ConfigError: naming the option and its value.
     """
     if path not in MARKETS:
         raise unknown("synthetic market", path, MARKETS)
-    return (_crypto if path == "crypto" else _regimes)(options)
+    return MARKETS[path](options)
 
 
 def _crypto(options: dict[str, str]) -> Bars:
@@ -42,6 +43,20 @@ def _regimes(options: dict[str, str]) -> Bars:
     least = {"seed": 0, "bars": 2, "regimes": 2}
     chosen = {name: _integer(name, value, least[name]) if name in least else value for name, value in options.items()}
     return synthetic_regimes.regimes(**chosen)  # type: ignore[arg-type]
+
+
+def _spy(options: dict[str, str]) -> Bars:
+    """Read ``seed=0&sessions=500&start=2020-01-02&early_close=keep`` plus any number of the generator's parameters."""
+    numbers = tuple(item.name for item in fields(SPYParameters) if item.type == "float")
+    reject_unknown(options, ("seed", "sessions", "start", "early_close", *numbers), "synthetic:spy")
+    seed = _integer("seed", options.pop("seed", "0"), 0)
+    sessions = _integer("sessions", options.pop("sessions", str(synthetic_spy.SESSIONS)), 1)
+    words = {name: options.pop(name) for name in ("start", "early_close") if name in options}
+    parameters = SPYParameters(**{name: _number(name, value) for name, value in options.items()})  # type: ignore[arg-type]
+    return synthetic_spy.spy(seed, sessions, **words, parameters=parameters)
+
+
+MARKETS: dict[str, Callable[[dict[str, str]], Bars]] = {"crypto": _crypto, "regimes": _regimes, "spy": _spy}
 
 
 def _integer(name: str, text: str, least: int) -> int:
