@@ -45,7 +45,7 @@ class Bars:
         symbols: A names.
         open, high, low, close, volume: ``(T, A)`` float64.
         mark_open, mark_high, mark_low, mark_close: ``(T, A)`` exchange mark prices, all four or none.
-        bid, ask: ``(T, A)`` the quote at each bar's close, both or none. bid_size, ask_size: what it offers, both or none.
+        bid, ask: ``(T, A)`` the quote at each bar's close, both or none. bid_size, ask_size: its sizes, both or none.
         previous_vix: ``(T, A)`` a volatility index's close before the bar's session, annual percent on the calendar
             clock: known at the session's opening. What holds for a session stands on each of its bars, so that it is
             cut, hashed and handed to a stream as any other column.
@@ -109,13 +109,14 @@ class Bars:
         end: str | None = None,
         market: str = "crypto",
         source: str = "frame",
+        vix: pd.DataFrame | None = None,
     ) -> Bars:
         """Read one asset from a DataFrame with ``open, high, low, close, volume`` and a time column or index.
 
         Column names are matched without regard to case; the time is a ``DatetimeIndex`` or a column named
         ``timestamp``, ``time``, ``date``, ``datetime`` or ``open_time``. Times without a zone are read as UTC.
-        ``mark_open`` .. ``mark_close``, ``bid``, ``ask``, ``bid_size``, ``ask_size`` and ``previous_vix`` are used where
-        present. ``start`` and ``end`` cut before validation.
+        ``mark_open`` .. ``mark_close`` are used where present, and of a market with sessions also ``bid`` and ``ask``,
+        ``bid_size`` and ``ask_size``, ``previous_vix``. ``start`` and ``end`` cut before validation.
 
         Args:
             frame: one row per bar, oldest first.
@@ -124,6 +125,8 @@ class Bars:
             stamp: ``"open"`` where the time is the bar's opening, ``"close"`` where it is its end.
             funding: columns ``timestamp`` and ``funding_rate`` (fraction per stamp).
             start, end: first opening and last closing time to keep; a date alone includes its whole day.
+            market: ``spy`` has sessions: bars outside the regular ones are left out and counted, nights are no gaps.
+            vix: daily ``date`` and ``close`` of a volatility index, for ``previous_vix`` where a market has sessions.
 
         Raises:
             DataError: naming the column and the row.
@@ -132,7 +135,7 @@ class Bars:
 
         return bars_from_frame(
             cls, frame, symbol=symbol, interval=interval, stamp=stamp, funding=funding,
-            start=start, end=end, market=market, source=source,
+            start=start, end=end, market=market, source=source, vix=vix,
         )  # fmt: skip
 
     def __len__(self) -> int:

@@ -34,6 +34,7 @@ def diagnose(
     *,
     stamp: str = "open",
     funding: pd.DataFrame | None = None,
+    market: str = "crypto",
 ) -> list[Finding]:
     """List the defects of a raw candle table, errors first; the table is not changed.
 
@@ -43,11 +44,12 @@ def diagnose(
         now: the time at which the table was written, default the present: later bars are unfinished.
         stamp: ``"open"`` or ``"close"``, what the time of a row is.
         funding: table of funding events to look at as well.
+        market: kind of market; ``spy`` has sessions, so that nights are no gaps and unfinished sessions are found.
 
     Raises:
         DataError: there is no time column to judge by, or two columns have one name.
     """
-    table = read(frame, interval, now, stamp=stamp)
+    table = read(frame, interval, now, stamp=stamp, market=market)
     found = [finding for detector in DETECTORS.values() for finding in detector(table)]
     if funding is not None:
         found += [

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from markets.bars import MARKS, PRICES, as_bound, as_interval, as_time
+from markets.bars import MARKS, PRICES, QUOTES, SIZES, as_bound, as_interval, as_time
 from markets.errors import ConfigError, DataError, unknown
+from markets.session_calendar import SESSION_MARKETS
 
 if TYPE_CHECKING:
     from markets.bars import Bars, Floats, Times
@@ -34,6 +35,7 @@ def bars_from_frame(
     end: str | None,
     market: str,
     source: str,
+    vix: pd.DataFrame | None = None,
 ) -> Bars:
     """Build :class:`~markets.bars.Bars` from one asset's table; see ``Bars.from_frame``."""
     if not isinstance(frame, pd.DataFrame):
@@ -59,6 +61,13 @@ def bars_from_frame(
     if stamp == "close":
         times = times - length
     keep = _kept(times, length, start, end)
+    sessions = market in SESSION_MARKETS
+    if sessions:
+        keep = _regular(times, length, keep, source or symbol or "ASSET")
+    elif vix is not None:
+        raise ConfigError(
+            f"vix= is for markets with sessions ({', '.join(SESSION_MARKETS)}), not for market={market!r}"
+        )
     missing = [name for name in (*PRICES, "volume") if name not in names]
     if missing:
         raise DataError(
@@ -66,9 +75,13 @@ def bars_from_frame(
             "Rename yours, in a file's specification with rename=old:new"
         )
     present = [*PRICES, "volume", *(name for name in MARKS if name in names)]
+    if sessions:
+        present += [name for pair in (QUOTES, SIZES, ("previous_vix",)) if set(pair) <= set(names) for name in pair]
     columns: dict[str, Any] = {name: numbers(frame.loc[keep, names[name]], name)[:, None] for name in present}
     times = times[keep]
-    _tell_gaps(times, length, source or symbol or "ASSET")
+    if vix is not None:
+        columns["previous_vix"] = _previous_vix(vix, times)
+    (_tell_sessions if sessions else _tell_gaps)(times, length, source or symbol or "ASSET")
     events, rates = _funding(funding, times, length)
     return cls(
         time=times, interval=length, symbols=(symbol or "ASSET",), **columns,
@@ -86,6 +99,41 @@ def _tell_gaps(times: Times, length: np.timedelta64, what: str) -> None:
             "regimegym data-doctor lists them",
             what, int((steps > 1.0).sum()), missing, round(float(steps.max())) - 1,
         )  # fmt: skip
+
+
+def _tell_sessions(times: Times, length: np.timedelta64, what: str) -> None:
+    from markets.sessions import tell
+
+    tell(times, length, what)
+
+
+def _regular(times: Times, length: np.timedelta64, keep: NDArray[np.bool_], what: str) -> NDArray[np.bool_]:
+    """Keep the bars of regular sessions, and tell how many others there were."""
+    from markets.sessions import in_session
+
+    inside = keep & in_session(times, length)
+    if inside.sum() < keep.sum():
+        _log.warning("%s: %d bars outside the regular sessions are left out", what, int(keep.sum() - inside.sum()))
+    if inside.sum() < 2:
+        raise DataError(
+            f"{int(inside.sum())} of {int(keep.sum())} bars lie in a regular session: at least 2 are needed"
+        )
+    return inside
+
+
+def _previous_vix(table: pd.DataFrame, times: Times) -> Floats:
+    """Read daily closes and give each bar the last one before its session's day: ``(T, 1)``."""
+    from markets.sessions import previous_closes
+
+    names = column_names(table)
+    if "close" not in names:
+        raise DataError(f"vix: column 'close' is missing; the columns are {', '.join(map(str, table.columns))}")
+    days = _times(table, names, TIME_NAMES).astype("datetime64[D]")
+    wrong = np.diff(days) <= np.timedelta64(0)
+    if wrong.any():
+        row = int(wrong.argmax()) + 1
+        raise DataError(f"vix: column 'time', row {row} ({days[row]}): not later than the row before")
+    return previous_closes(times, days, numbers(table[names["close"]], "close"))[:, None]
 
 
 def numbers(column: pd.Series, name: str) -> Floats:

@@ -46,6 +46,7 @@ class Table:
         interval: length of a bar; 0 where the table does not tell.
         now: bars that close later are unfinished.
         stamp: whether a time is a bar's opening or its close.
+        market: kind of market; one with sessions has no gaps at night.
     """
 
     frame: pd.DataFrame
@@ -56,11 +57,17 @@ class Table:
     interval: np.timedelta64
     now: np.datetime64
     stamp: str
+    market: str = "crypto"
 
     @property
     def time(self) -> Times:
         """``(T,)`` strictly increasing times."""
         return self.stamps[self.row]
+
+    @property
+    def opening(self) -> Times:
+        """``(T,)`` when each bar opens."""
+        return self.time if self.stamp == "open" else self.time - self.interval
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -118,7 +125,9 @@ class Table:
         return [Finding(kind, column, int(self.row[wrong][0]), int(wrong.sum()), text, **more)]
 
 
-def read(frame: pd.DataFrame, interval: str | None = None, now: Any = None, *, stamp: str = "open") -> Table:
+def read(
+    frame: pd.DataFrame, interval: str | None = None, now: Any = None, *, stamp: str = "open", market: str = "crypto"
+) -> Table:
     """Read a raw frame leniently: what is no time becomes NaT, what is no number NaN.
 
     Raises:
@@ -135,7 +144,7 @@ def read(frame: pd.DataFrame, interval: str | None = None, now: Any = None, *, s
     values = {name: lenient_numbers(frame[names[name]])[row] for name in present}
     length = as_interval(interval) if interval else _most_frequent(np.diff(stamps[row]))
     moment = as_time(pd.Timestamp.now("UTC") if now is None else now, "now")
-    return Table(frame, names, stamps, row, values, length, moment, stamp)
+    return Table(frame, names, stamps, row, values, length, moment, stamp, market)
 
 
 def time_column(frame: pd.DataFrame, names: dict[str, Any], candidates: tuple[str, ...]) -> tuple[str, pd.Series]:

@@ -3,7 +3,7 @@
 A session runs from 09:30 to 16:00 New York time (390 one-minute bars), on early-close days to 13:00 (210). Its opening
 is 13:30 UTC in summer and 14:30 UTC in winter; the difference is the zone's, read with :mod:`zoneinfo`.
 
-The days are those of the exchange's published rules (New York Stock Exchange, "Holidays & Trading Hours", and Rule 7.2),
+The days are those of the exchange's published rules (New York Stock Exchange, "Holidays & Trading Hours"; Rule 7.2),
 which are rules and no table, so that no year ends the calendar. ``SPECIAL`` names the days that no rule foretells.
 Right from 2013 on, when the early close moved to the day before Independence Day; a day that the exchange will close
 for a reason of its own is a session here until it is entered, and reads as one without bars.
@@ -115,8 +115,8 @@ def locate(time: Times) -> tuple[Calendar, Integers]:
 def missing_before(time: Times, interval: np.timedelta64) -> Integers:
     """``(T,)`` bars of regular sessions that are missing between each row and the one before; nights are no gaps.
 
-    The clock that counts them runs in sessions only. A row outside all sessions neither closes a gap nor opens one. Bars
-    of a day or longer count whole days that have a session.
+    The clock that counts them runs in sessions only. A row outside all sessions neither closes a gap nor opens one.
+    Bars of a day or longer count whole days that have a session.
     """
     calendar, place = locate(time)
     out = np.zeros(len(time), np.int64)

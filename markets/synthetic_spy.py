@@ -43,6 +43,7 @@ Streams = dict[str, np.random.Generator]
 
 START = "2020-01-02"
 SESSIONS = 500
+SEED_PREFIX = 390  # of the generator's seed sequence, so that seeds here are no other market's
 CALENDAR_MINUTES = 365 * 24 * 60
 BRIDGE_STEPS = 20  # mean range / mean |return| of a minute (measured 1.92)
 BRIDGE_BLOCK = 64  # sessions whose bridges are in memory at once
@@ -78,7 +79,7 @@ def spy(
         if not isinstance(value, int | np.integer) or value < least:
             raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
     calendar = sessions_from(as_time(start, "start"), int(sessions), check_early(early_close))
-    children = np.random.SeedSequence([int(seed), len("spy")]).spawn(len(STREAMS))
+    children = np.random.SeedSequence([SEED_PREFIX, int(seed)]).spawn(len(STREAMS))
     rng = {name: np.random.default_rng(child) for name, child in zip(STREAMS, children, strict=True)}
 
     count = len(calendar)
@@ -99,11 +100,12 @@ def spy(
     columns |= _quotes(rng["quote"], columns["close"])
     columns["previous_vix"] = np.broadcast_to(_vix(rng["vix"], forecast, regime, p)[:, None], used.shape)
     minutes = np.arange(MINUTES) * MINUTE
+    given: dict[str, Any] = {name: column[used].reshape(-1, 1) for name, column in columns.items()}
     return Bars(
         time=(calendar.open[:, None] + minutes)[used],
         interval=MINUTE.astype("timedelta64[ns]"),
         symbols=("SPY",),
-        **{name: column[used].reshape(-1, 1) for name, column in columns.items()},
+        **given,
         labels=regime[used],
         label_names=p.regimes,
         market="spy",
@@ -204,7 +206,8 @@ def _prices(
 ) -> dict[str, Floats]:
     """Return open, high, low and close on the cent: ``(S, 390)`` each; minutes that are not used do not move."""
     moves = np.where(used, returns, 0.0)
-    path = np.log(p.start_price) + np.cumsum(np.concatenate([gaps[:, None], moves], axis=1).ravel()).reshape(-1, MINUTES + 1)
+    steps = np.concatenate([gaps[:, None], moves], axis=1)
+    path = np.log(p.start_price) + np.cumsum(steps).reshape(steps.shape)
     top, bottom = np.empty_like(returns), np.empty_like(returns)
     for first in range(0, len(returns), BRIDGE_BLOCK):
         rows = slice(first, first + BRIDGE_BLOCK)
@@ -253,8 +256,8 @@ def _vix(rng: np.random.Generator, forecast: Floats, regime: Labels, p: SPYParam
     jumps = 1 + p.jumps_per_session / MINUTES * p.jump_size**2
     session_sd = p.annual_volatility * p.separated_multipliers[evening] * np.exp(forecast) * np.sqrt(jumps)
     session_sd /= np.sqrt(SESSIONS_PER_YEAR)
-    noise = p.vix_noise * rng.standard_normal(len(forecast))  # a price over it is fair in the mean: E[1 / factor] = 1
-    return np.asarray(100 * np.sqrt(CALENDAR_MINUTES / MINUTES) * session_sd / p.implied_ratio * np.exp(noise + p.vix_noise**2 / 2))
+    noise = np.exp(p.vix_noise * rng.standard_normal(len(forecast)) + p.vix_noise**2 / 2)  # E[1 / noise] is 1
+    return np.asarray(100 * np.sqrt(CALENDAR_MINUTES / MINUTES) * session_sd / p.implied_ratio * noise)
 
 
 def _source(seed: int, sessions: int, start: str, early_close: str, p: SPYParameters) -> str:

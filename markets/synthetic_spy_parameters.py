@@ -138,7 +138,8 @@ def check_early(value: str) -> str:
 def _check(p: SPYParameters) -> None:
     """Raise for the first field that cannot work, naming it."""
     count = len(p.regimes)
-    _need(p, [f.name for f in fields(p) if f.name != "regimes"], "must be finite numbers", lambda x: np.isfinite(x).all())
+    numbers = [item.name for item in fields(p) if item.name != "regimes"]
+    _need(p, numbers, "must be finite numbers", lambda x: np.isfinite(x).all())
     _need(p, PER_REGIME, f"must have {count} entries, one a regime", lambda x: len(x) == count)
     _need(p, ["volume_shape"], "must have 13 entries, one a half-hour", lambda x: x.shape == (13,))
     _need(p, POSITIVE, "must be above 0", lambda x: (x > 0).all())

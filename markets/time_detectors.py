@@ -12,6 +12,8 @@ from markets.bars import MARKS, PRICES
 from markets.candles import Mask
 from markets.frames import TIME_NAMES
 from markets.raw_table import Finding, Table, most_common, time_column, written
+from markets.session_calendar import MINUTE, SESSION_MARKETS, missing_before
+from markets.sessions import in_session, sessions_at
 
 ZONE = r"[T ]\d{2}:?\d{2}.*?(Z|[+-]\d{2}(?::?\d{2})?)$"
 
@@ -86,6 +88,21 @@ def _gaps(table: Table) -> Iterator[Finding]:
         yield Finding("gap", "time", int(table.row[first]), int(missing.sum()), text, "warning")
 
 
+def _sessions(table: Table) -> Iterator[Finding]:
+    if table.market not in SESSION_MARKETS or table.interval != MINUTE or not len(table.row):
+        return
+    outside = ~in_session(table.opening, table.interval)
+    text = "bars outside the regular sessions: left out when the file is loaded"
+    yield from table.found("outside_session", "time", outside, text, severity="warning")
+    inside = np.flatnonzero(~outside)
+    opening = table.opening[inside]
+    found = sessions_at(opening - (opening - opening.astype("datetime64[m]")))  # one off the grid is told as that
+    short = np.zeros(len(table.row), bool)
+    short[inside[found.first[~found.complete]]] = True
+    text = f"unfinished sessions of {len(found)}: dropped where a session is an episode"
+    yield from table.found("unfinished_session", "time", short, text, severity="warning")
+
+
 def _unfinished(table: Table) -> Iterator[Finding]:
     wrong = table.time + (table.interval if table.stamp == "open" else np.timedelta64(0)) > table.now
     text = f"bars close after {written(table.now)}: not finished"
@@ -101,6 +118,7 @@ TIME_DETECTORS: dict[str, Callable[[Table], Iterator[Finding]]] = {
     "duplicates": _duplicates,
     "off_grid": _off_grid,
     "gaps": _gaps,
+    "sessions": _sessions,
     "unfinished": _unfinished,
 }
 
@@ -125,6 +143,8 @@ def _missing_before(table: Table) -> NDArray[np.int64]:
     """``(T,)`` whole bars that are missing before each; a bar off the grid counts for the nearest place on it."""
     if len(table.row) < 2 or table.interval <= np.timedelta64(0):
         return np.zeros(len(table.row), np.int64)
+    if table.market in SESSION_MARKETS:
+        return missing_before(table.opening, table.interval)
     length = table.interval.astype(np.int64)
     offset = table.time.astype(np.int64) - int(most_common(_phase(table)))
     slots = (offset + length // 2) // length

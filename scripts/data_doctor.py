@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--funding", metavar="FILE", help="funding events to look at as well")
     parser.add_argument("--interval", metavar="LENGTH", help="bar length such as 1h (default: the most frequent step)")
     parser.add_argument("--stamp", choices=STAMPS, default="open", help="what the time of a row is (default: open)")
+    parser.add_argument(
+        "--market", default="crypto", metavar="KIND", help="kind of market: spy has sessions, nights are no gaps then"
+    )
     parser.add_argument("--rename", default="", metavar="OLD:NEW", help="columns to rename, separated by commas")
     parser.add_argument(
         "--fix", type=Path, metavar="OUT", help="write a repaired file, such as fixed.csv; never over an existing one"
@@ -52,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     _check_candles(options.file, frame)
     funding = None if options.funding is None else read_table(find(options.funding)).rename(columns=renames)
     how = {"interval": options.interval, "now": options.now, "stamp": options.stamp, "funding": funding}
+    how["market"] = options.market
     cut = find_cut(place, len(frame))
     findings = sorted([*diagnose(frame, **how), *cut], key=lambda finding: finding.severity)
     report: dict[str, Any] = {"file": str(place), "rows": len(frame), "findings": findings, "remaining": findings}

@@ -1,4 +1,4 @@
-"""Sources ``parquet:`` and ``csv:``: candles, with optional funding, from files."""
+"""Sources ``parquet:`` and ``csv:``: candles from files, with funding or a volatility index beside them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markets.bars import Bars
 from markets.errors import ConfigError, DataError, require, unknown
 from markets.sources import find, reject_unknown
 
-OPTIONS = ("funding", "symbol", "interval", "stamp", "start", "end", "market", "rename")
+OPTIONS = ("funding", "symbol", "interval", "stamp", "start", "end", "market", "rename", "vix")
 
 
 def load_parquet(path: str, options: dict[str, str], specification: str) -> Bars:
@@ -34,11 +34,13 @@ def _load(kind: str, path: str, options: dict[str, str], specification: str) -> 
             raise unknown("column to rename", name, raw.columns)
     table = None if funding is None else read_table(find(funding)).rename(columns=renames)
     frame = raw.rename(columns=renames)
-    return Bars.from_frame(frame, funding=table, source=specification, **options)
+    vix = options.pop("vix", None)
+    daily = None if vix is None else read_table(find(vix))
+    return Bars.from_frame(frame, funding=table, vix=daily, source=specification, **options)
 
 
 def read_table(file: Path, kind: str | None = None) -> pd.DataFrame:
-    """Read a table; without a kind (a funding file) the ending decides."""
+    """Read a table; without a kind (a file beside the candles) the ending decides."""
     kind = kind or ("parquet" if file.suffix in (".parquet", ".pq") else "csv")
     if kind == "parquet":
         require("pyarrow", "data")

@@ -15,7 +15,7 @@ REGIMES_OPTIONS = ("seed", "interval", "bars", "level", "regimes", "start", "str
 
 
 def load_synthetic(path: str, options: dict[str, str], specification: str) -> Bars:
-    """Generate the bars of ``synthetic:crypto?...``, ``synthetic:regimes?...`` or ``synthetic:spy?...``; each generator has its own options.
+    """Generate the bars of ``synthetic:NAME?...``, NAME one of ``MARKETS``; each generator has its own options.
 
     Raises:
         UnknownNameError: another market or option. ConfigError: naming the option and its value.
