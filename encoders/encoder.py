@@ -37,6 +37,7 @@ FORMAT = 1
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 KINDS = {"jepa": "encoders.jepa:JEPAEncoder"}  # name in ids and weights -> class
 GENERATED = ("synthetic", "regimes")  # markets whose dates mean nothing: a seed is what an encoder may have seen
+GENERATOR = "synthetic:"  # sources of such bars; a market such as ``spy`` has real bars and generated ones
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Provenance:
 
     Attributes:
         market: kind of market. interval: bar length, such as ``1h``.
-        train_end: close of the last bar that was fitted on. sources: the bars, as specifications.
+        train_end: close of the last bar that was fitted on, of the last real one where there are both kinds.
+        sources: the bars, as specifications.
         seeds: of generated markets.
     """
 
@@ -58,12 +60,18 @@ class Provenance:
     def fitted_until(self, bars: Bars) -> np.datetime64 | None:
         """Close of the last of ``bars`` that the encoder may have seen in training, None where it has seen none.
 
-        Real markets go by date, whatever the symbol: coins move together. Generated ones go by generator and seed.
+        Real bars go by date, whatever the symbol: coins move together. Generated ones go by market and seed. An encoder
+        that was fitted on both kinds has seen both, each by its own rule.
         """
-        if bars.market in GENERATED:
+        if is_generated(bars.market, bars.source):
             seen = bars.market == self.market and seed_of(bars) in self.seeds
             return bars.close_time[-1] if seen else None
-        return None if self.market in GENERATED else np.datetime64(self.train_end, "ns")
+        return np.datetime64(self.train_end, "ns") if self.has_real else None
+
+    @property
+    def has_real(self) -> bool:
+        """Whether any of the bars were real."""
+        return not all(is_generated(self.market, source) for source in self.sources)
 
 
 class EncoderStream(Protocol):
@@ -138,6 +146,11 @@ class Encoder(ABC):
             digest.update(f"{name}{value.dtype}{value.shape}".encode())
             digest.update(np.ascontiguousarray(value).tobytes())
         return digest.hexdigest()
+
+
+def is_generated(market: str, source: str) -> bool:
+    """Tell generated bars from real ones, by their kind of market or by where they came from."""
+    return market in GENERATED or source.startswith(GENERATOR)
 
 
 def seed_of(bars: Bars) -> int | None:

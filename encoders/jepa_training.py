@@ -29,7 +29,7 @@ from encoders.belief import BeliefConfig
 from encoders.belief_training import BeliefTraining, Smoothed, fit_belief
 from encoders.box_trunk import BOXES, LOOK_BACK, WIDTH, TrunkWeights
 from encoders.channels import CHANNELS, ChannelScaler, percent_returns
-from encoders.encoder import Provenance, interval_name, seed_of
+from encoders.encoder import Provenance, interval_name, is_generated, seed_of
 from encoders.forgetting import forgetting
 from encoders.jepa import WARM_UP, JEPAEncoder
 from encoders.odds import Belief
@@ -365,7 +365,8 @@ def provenance_of(series: Sequence[Bars]) -> Provenance:
     if len(markets) != 1 or len(intervals) != 1:
         raise ConfigError(f"training bars are of several markets or intervals: {sorted(markets)}, {sorted(intervals)}")
     seeds = tuple(sorted({seed for bars in series if (seed := seed_of(bars)) is not None}))
-    end = max(bars.close_time[-1] for bars in series)
+    real = [bars for bars in series if not is_generated(bars.market, bars.source)]
+    end = max(bars.close_time[-1] for bars in real or series)  # generated bars have dates of no meaning
     return Provenance(markets.pop(), intervals.pop(), str(end), tuple(bars.source for bars in series), seeds)
 
 

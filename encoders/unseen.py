@@ -6,9 +6,10 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from encoders.encoder import GENERATED, Provenance, interval_name
+from encoders.encoder import Provenance, interval_name, is_generated
 from markets.bars import Bars
 from markets.errors import ConfigError
+from markets.session_calendar import MINUTES
 from markets.sources import load
 
 COUNT = 32_000  # generated bars
@@ -22,14 +23,17 @@ def bars_for(provenance: Provenance, specification: str | None = None, count: in
     """
     if specification is not None:
         return load(specification)
-    if provenance.market not in GENERATED:
+    generated = [source for source in provenance.sources if is_generated(provenance.market, source)]
+    if not generated:
         raise ConfigError(
             f"--bars is needed: this encoder was fitted on bars of market {provenance.market!r} at "
             f"{provenance.interval} up to {provenance.train_end[:16]}, and no real bars come with the package. Name "
             "later ones: --bars kind:path?key=value"
         )
-    path, _, query = provenance.sources[0].partition("?")
-    options = {**dict(parse_qsl(query)), "seed": str(max(provenance.seeds, default=0) + 1), "bars": str(count)}
+    path, _, query = generated[0].partition("?")
+    options = {**dict(parse_qsl(query)), "seed": str(max(provenance.seeds, default=0) + 1)}
+    length = {"sessions": -(-count // MINUTES)} if path == "synthetic:spy" else {"bars": count}
+    options |= {name: str(value) for name, value in length.items()}
     return load(f"{path}?" + "&".join(f"{name}={value}" for name, value in options.items()))
 
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class Feature:
     formula: str
     unit: str
     look_back: int
-    compute: Callable[[_History], Floats]
+    compute: Callable[[Any], Floats]  # of a history of bars
     low: float = -CLIP
     high: float = CLIP
     scaled: bool = True
@@ -221,17 +221,25 @@ def _part(bars: Bars, start: int, stop: int) -> Bars:
 class FeatureScaler:
     """Mean and deviation of the training range, ``(F,)`` each; fixed features have 0 and 1.
 
+    A subclass scales another list of ``features``.
+
     Attributes:
         train_end: close of the last bar that was read.
     """
 
+    features: ClassVar[tuple[Feature, ...]] = FEATURES
+
     mean: Floats
     deviation: Floats
     train_end: np.datetime64
-    names: tuple[str, ...] = NAMES
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """F names."""
+        return tuple(feature.name for feature in self.features)
 
     @classmethod
-    def fit(cls, bars: Bars, values: Floats, stop: int) -> FeatureScaler:
+    def fit(cls, bars: Bars, values: Floats, stop: int) -> Self:
         """Fit on rows ``warm_up..stop-1`` of ``values = raw(bars)``.
 
         Raises:
@@ -240,18 +248,22 @@ class FeatureScaler:
         first = warm_up(bars.interval)
         if stop - first < 2:
             raise DataError(f"too few bars: the training range ends at row {stop}, features need {first + 2}")
-        rows = values[first:stop]
+        return cls.of_rows(values[first:stop], bars.close_time[stop - 1])
+
+    @classmethod
+    def of_rows(cls, rows: Floats, train_end: np.datetime64) -> Self:
+        """Fit on ``rows (n, F)``, the last of which closed by ``train_end``."""
         mean, deviation = rows.mean(axis=0), rows.std(axis=0)
-        for column, feature in enumerate(FEATURES):
+        for column, feature in enumerate(cls.features):
             if not feature.scaled:
                 mean[column], deviation[column] = 0.0, 1.0
             elif not deviation[column] > 1e-9 * max(1.0, abs(mean[column])):
                 deviation[column] = 1.0  # constant in training: served as the difference from that constant
-        return cls(mean, deviation, bars.close_time[stop - 1])
+        return cls(mean, deviation, train_end)
 
     def apply(self, values: Floats) -> NDArray[np.float32]:
         """Scale and clip ``(T, F)`` values to float32 within the bounds of ``FEATURES``."""
-        low, high = bounds()
+        low, high = bounds(self.features)
         out = np.empty(values.shape, np.float32)
         for first in range(0, len(values), BLOCK):  # a long history is never held twice in float64
             rows = slice(first, first + BLOCK)
@@ -268,7 +280,7 @@ class FeatureScaler:
         }
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> FeatureScaler:
+    def from_json(cls, content: dict[str, Any]) -> Self:
         """Rebuild a scaler that ``to_json`` wrote.
 
         Raises:
@@ -280,12 +292,13 @@ class FeatureScaler:
             end = np.datetime64(content["train_end"], "ns")
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"not a feature scaler: {error!r}") from error
-        if names != NAMES:
-            wrong = sorted(set(names) ^ set(NAMES)) or ["the order differs"]
+        wanted = tuple(feature.name for feature in cls.features)
+        if names != wanted:
+            wrong = sorted(set(names) ^ set(wanted)) or ["the order differs"]
             raise ConfigError(f"the scaler was made for other features: {', '.join(wrong)}")
-        if mean.shape != (len(NAMES),) or deviation.shape != mean.shape:
+        if mean.shape != (len(wanted),) or deviation.shape != mean.shape:
             raise ConfigError(
-                f"the scaler has {mean.shape} means and {deviation.shape} deviations, expected {(len(NAMES),)}"
+                f"the scaler has {mean.shape} means and {deviation.shape} deviations, expected {(len(wanted),)}"
             )
         if not (np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation > 0).all()):
             raise ConfigError("the scaler holds a number that is not finite, or a deviation of 0")
@@ -297,9 +310,9 @@ class FeatureScaler:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-def bounds() -> tuple[Floats, Floats]:
+def bounds(features: tuple[Feature, ...] = FEATURES) -> tuple[Floats, Floats]:
     """Lowest and highest served value of each feature, ``(F,)`` each."""
-    return np.array([f.low for f in FEATURES], float), np.array([f.high for f in FEATURES], float)
+    return np.array([f.low for f in features], float), np.array([f.high for f in features], float)
 
 
 def table(bars: Bars, scaler: FeatureScaler, values: Floats | None = None) -> CausalTable:

@@ -66,7 +66,7 @@ def test_bars_that_were_seen_or_are_of_another_market_are_said(made: JEPAEncoder
     other = synthetic.crypto(1, "1d", 300)
     assert "'synthetic' at 1d, the encoder was fitted on 'regimes' at 1h" in cautions(made.provenance, other)[0]
     real = Provenance("crypto", "1h", str(other.close_time[99]), ("x",))
-    assert seen_rows(real, replace(other, market="crypto")) == 100
+    assert seen_rows(real, replace(other, market="crypto", source="parquet:btc.parquet")) == 100
 
 
 def test_an_encoder_of_real_bars_asks_for_bars() -> None:
