@@ -285,7 +285,9 @@ def test_generated_markets_go_by_seed_and_real_ones_by_date(bars: Bars) -> None:
     assert generated.fitted_until(bars) == bars.close_time[-1]
     assert generated.fitted_until(synthetic.crypto(7, "1h", 500)) is None
     real = Provenance("crypto", "1h", "2022-12-31T00:00:00", ("f",))
-    assert real.fitted_until(replace(bars, market="crypto", source="parquet:btc.parquet")) == np.datetime64("2022-12-31", "ns")
+    assert real.fitted_until(replace(bars, market="crypto", source="parquet:btc.parquet")) == np.datetime64(
+        "2022-12-31", "ns"
+    )
     assert real.fitted_until(bars) is None
 
 
