@@ -52,7 +52,20 @@ QUOTED_SIZE = 5_000.0  # median shares on both sides of the quote together
 QUOTED_SPREAD = 1.0  # standard deviation of its log
 
 # One child of the seed each, in this order; a new stream goes to the end, so that old markets stay what they were.
-STREAMS = ("regime", "fast", "slow", "returns", "night", "jump_time", "jump_size", "bridge", "volume", "quote", "vix")
+STREAMS = (
+    "regime",
+    "fast",
+    "slow",
+    "returns",
+    "night",
+    "jump_time",
+    "jump_size",
+    "bridge",
+    "volume",
+    "quote",
+    "vix",
+    "size",
+)
 
 
 def spy(
@@ -97,7 +110,7 @@ def spy(
     used = np.arange(MINUTES) < calendar.minutes[:, None]  # (S, 390)
     columns = _prices(rng["bridge"], returns, gaps, sigma * np.sqrt(1 / YEAR_MINUTES), used, p)
     columns["volume"] = _volume(rng["volume"], returns, sigma, shape, volume_shape, p)
-    columns |= _quotes(rng["quote"], columns["close"])
+    columns |= _quotes(rng, columns["close"])
     columns["previous_vix"] = np.broadcast_to(_vix(rng["vix"], forecast, regime, p)[:, None], used.shape)
     minutes = np.arange(MINUTES) * MINUTE
     given: dict[str, Any] = {name: column[used].reshape(-1, 1) for name, column in columns.items()}
@@ -182,12 +195,13 @@ def _slow(
     keep = np.exp(-1 / p.slow_sessions)
     own = rng.standard_normal(len(night) + 1)
     slow, forecast = np.empty(len(night)), np.empty(len(night))
-    state = own[0]
+    state, new = own[0], np.sqrt(1 - keep**2)
+    unknown = p.slow_sd * new * np.sqrt(1 - p.leverage**2)  # deviation of what the evening before cannot know
     for d in range(len(night)):
-        forecast[d] = p.slow_sd * keep * state - p.slow_sd**2 * keep**2
-        before = moved[d - 1] if d else 0.0
-        state = keep * state + np.sqrt(1 - keep**2) * (p.leverage * before + np.sqrt(1 - p.leverage**2) * own[d + 1])
-        slow[d] = p.slow_sd * state
+        known = keep * state + new * p.leverage * (moved[d - 1] if d else 0.0)
+        forecast[d] = p.slow_sd * known + unknown**2 - p.slow_sd**2
+        slow[d] = p.slow_sd * known + unknown * own[d + 1]
+        state = slow[d] / p.slow_sd if p.slow_sd else 0.0
     return slow, forecast
 
 
@@ -240,10 +254,10 @@ def _volume(
     return np.round(p.volume_per_minute * volume_shape * np.exp(relative + noise))
 
 
-def _quotes(rng: np.random.Generator, close: Floats) -> dict[str, Floats]:
+def _quotes(rng: Streams, close: Floats) -> dict[str, Floats]:
     """Return bid, ask and their sizes in shares at the close of each minute: ``(S, 390)`` each."""
-    draws = rng.random((*close.shape, 2))
-    both = QUOTED_SIZE * np.exp(QUOTED_SPREAD * rng.standard_normal(close.shape))
+    draws = rng["quote"].random((*close.shape, 2))
+    both = QUOTED_SIZE * np.exp(QUOTED_SPREAD * rng["size"].standard_normal(close.shape))
     bid = np.maximum(np.round(close - CENT * (draws[..., 0] < 0.5), 2), CENT)
     bid_size = np.round(both * draws[..., 1] / 100) * 100  # round lots; the imbalance is uniform
     ask_size = np.round(both * (1 - draws[..., 1]) / 100) * 100
