@@ -35,6 +35,9 @@ def changed(bars: Bars, k: int, how: str, seed: int = 0) -> Bars:
             opened, high, low, close = (columns[prefix + name][k:] for name in PRICES)
             high[:] = np.maximum(np.maximum(opened, close), high)
             low[:] = np.minimum(np.minimum(opened, close), low)
+    if "bid" in columns:  # stays a quote
+        bid, ask = columns["bid"][k:], columns["ask"][k:]
+        bid[:], ask[:] = np.minimum(bid, ask), np.maximum(bid, ask)
     rates, later = bars.funding_rate.copy(), bars.funding_time >= bars.time[k]
     rates[later] = np.clip(_replaced(rates[later], how, np.random.default_rng([seed, k])), -0.5, 0.5)
     labels = None if bars.labels is None else np.concatenate([bars.labels[:k], bars.labels[k:][::-1]])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agents import counterfactual
 from markets import session_features
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError
@@ -233,6 +234,17 @@ def test_an_unfinished_session_keeps_the_clock_and_touches_no_other() -> None:
     assert values[380:].tobytes() == whole[390:].tobytes()
     assert values[50:, -3:].tobytes() == whole[60:, -3:].tobytes()
     assert values[50, 5] == pytest.approx(math.log(bars.close[60, 0] / bars.close[49, 0]))
+
+
+@pytest.mark.parametrize("how", ["noise", "x10", "reversed", "nan", "cut"])
+def test_the_instrument_that_looks_for_leaks_takes_sessions_with_quotes(how: str) -> None:
+    bars = market()
+    other = counterfactual.changed(bars, 500, how, seed=SEED)
+    assert raw(other)[:500].tobytes() == raw(bars)[:500].tobytes()
+    if how == "noise":
+        assert other.bid is not None
+        assert bars.bid is not None
+        assert (other.bid[500:] != bars.bid[500:]).all()
 
 
 # --- scaling ----------------------------------------------------------------------------------------------------------
