@@ -34,6 +34,7 @@ from encoders.forgetting import forgetting
 from encoders.jepa import WARM_UP, JEPAEncoder
 from encoders.odds import Belief
 from encoders.regimes import KMeansHead, SoftmaxHead, by_volatility
+from encoders.scale_jitter import jittered, valid
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError
 
@@ -53,6 +54,7 @@ class JEPAConfig:
     Attributes:
         channels: what is read of a bar. hidden, inner, latent: sizes of the trunk. horizon: D, bars.
         w_jepa, w_future, w_belief: weights of the losses.
+        scale_jitter: deviation of the log scale that changes half of the sequences (:mod:`encoders.scale_jitter`).
         steps, rate, sequences, length: optimiser steps, peak learning rate, sequences a step and their bars.
         ema: of the target, at the first and the last step.
         belief: structure of the belief filter; its schedule is that of its emission (:class:`BeliefTraining`).
@@ -66,6 +68,7 @@ class JEPAConfig:
     w_jepa: float = 1.0
     w_future: float = 1.0
     w_belief: float = 1.0
+    scale_jitter: float = 0.0
     steps: int = 800
     rate: float = 4e-3
     weight_decay: float = 1e-3
@@ -82,6 +85,8 @@ class JEPAConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+        if not valid(self.scale_jitter):
+            raise ConfigError(f"scale_jitter={self.scale_jitter!r} must be a number from 0 to 2")
         if self.length < LOOK_BACK + self.horizon + 2:
             raise ConfigError(f"length={self.length} must be at least {LOOK_BACK + self.horizon + 2} bars")
 
@@ -118,7 +123,10 @@ class TorchTrunk(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Training series prepared: channels ``(C, T)``, targets ``(T - D, 3)``, smoothed posterior ``(T, K)`` each."""
+    """Training series prepared: channels ``(C, T)``, targets ``(T - D, 3)``, smoothed posterior ``(T, K)`` each.
+
+    ``spread`` is the deviation of the log volatility to come, by which it is scaled.
+    """
 
     channels: list[Tensor]
     futures: list[Tensor]
@@ -126,6 +134,7 @@ class Material:
     scaler: ChannelScaler
     belief: Belief
     log_likelihood: float
+    spread: float
 
 
 def future_statistics(returns: Floats, horizon: int) -> Floats:
@@ -181,7 +190,7 @@ def prepare(
     return Material(
         [torch.from_numpy(scaler.of_bars(bars).T.copy()) for bars in series],
         [torch.from_numpy(one.astype(np.float32)) for one in futures],
-        posterior, scaler, belief, smoothed.log_likelihood,
+        posterior, scaler, belief, smoothed.log_likelihood, spread,
     )  # fmt: skip
 
 
@@ -270,6 +279,8 @@ class JEPATraining:
             futures.append(material.futures[series][begin + LOOK_BACK : end])
             posterior.append(material.posterior[series][begin + LOOK_BACK : end])
         first, second, third = (torch.stack(part).to(self.device) for part in (channels, futures, posterior))
+        if config.scale_jitter:
+            return jittered(first, second, third, material.scaler, material.spread, config.scale_jitter)
         return first, second, third
 
 

@@ -1,4 +1,4 @@
-"""Pretrain an encoder on bars: writes encoder.zip, a card and TensorBoard; the best step on validation is kept."""
+"""Pretrain an encoder on bars: writes its weights, a card and TensorBoard; the best step on validation is kept."""
 
 from __future__ import annotations
 
@@ -6,61 +6,77 @@ import argparse
 import logging
 import shlex
 from pathlib import Path
+from typing import Any
 
 from markets.errors import ConfigError, unknown
 from scripts.arguments import pairs, run_log, terminable
+
+DEFAULTS = {"steps": 800, "channels": "return,volatility", "dwell_floor": 64.0, "emission": "student"}
+ONLY_DEFAULT = ("steps", "bank_cap", "dwell_floor", "emission")  # flags that a windowed encoder has no use for
 
 _log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--encoder", default="jepa", choices=["jepa"], help="kind of encoder (default jepa)")
-    parser.add_argument(
-        "--bars", action="append", required=True, metavar="SPEC", help="kind:path?key=value, repeatable"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where encoder.zip and its card go")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=800, help="optimiser steps (default 800)")
-    parser.add_argument("--channels", default="return,volatility", help="what is read of a bar; also: volume")
-    parser.add_argument("--regimes", type=int, default=0, help="number of regimes (default: by likelihood)")
-    parser.add_argument(
-        "--bank-cap", type=float, metavar="SHARE", help="cap of the belief's running variances; .5 on real bars"
-    )
-    parser.add_argument(
-        "--dwell-floor", type=float, default=64.0, metavar="BARS", help="shortest mean spell of a regime"
-    )
-    parser.add_argument(
-        "--emission", default="student", metavar="NAME", help="density of a regime's next return: student or neural"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="field of the configuration")
-    parser.add_argument("--about", default="", metavar="TEXT", help="what the bars are and whose, for the card")
-    parser.add_argument("--resume", action="store_true", help="go on with a training that was killed in --out")
-    parser.add_argument("--overwrite", action="store_true", help="replace the encoder that --out holds")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
-    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add = parser.add_argument
+    add("--encoder", default="jepa", choices=["jepa"], help="kind of encoder (default jepa)")
+    add(
+        "--config", default="default", metavar="NAME",
+        help="default (dense, for environments), or the source's windowed encoder: koopman, paper, source",
+    )  # fmt: skip
+    add("--bars", action="append", required=True, metavar="SPEC", help="kind:path?key=value, repeatable")
+    add("--out", type=Path, required=True, metavar="DIR", help="where the weights and their card go")
+    add("--seed", type=int, default=0)
+    add("--steps", type=int, help="optimiser steps (default 800)")
+    add("--channels", help="what is read of a bar (default return,volatility; also volume, windowed ones: price)")
+    add("--regimes", type=int, default=0, help="number of regimes (default: by likelihood; windowed: 6)")
+    add("--bank-cap", type=float, metavar="SHARE", help="cap of the belief's running variances; .5 on real bars")
+    add("--dwell-floor", type=float, metavar="BARS", help="shortest mean spell of a regime (default 64)")
+    add("--emission", metavar="NAME", help="density of a regime's next return: student (default) or neural")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="field of the configuration")
+    add("--about", default="", metavar="TEXT", help="what the bars are and whose, for the card")
+    add("--resume", action="store_true", help="go on with a training that was killed in --out")
+    add("--overwrite", action="store_true", help="replace the encoder that --out holds")
+    add("--device", default="cpu", help="cpu, cuda, ...")
+    add("--amp", action="store_true", help="bfloat16 autocast")
+    add("--threads", type=int, default=1, help="torch threads")
+    add("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> int:
     """Train and say where the encoder is."""
     from tqdm.auto import tqdm
 
+    from encoders.pretrain import torch_threads
+
+    for name in ("encoder.zip", "manifest.json"):
+        if (options.out / name).exists() and not options.overwrite:
+            raise ConfigError(f"--out {options.out} holds an encoder: choose another folder or pass --overwrite")
+    train = _default(options) if options.config == "default" else _windows(options)
+    torch_threads(options.threads)
+    with run_log(options.out, "pretrain") as log, terminable(), tqdm(disable=options.quiet or None, unit="step") as bar:
+        _log.info("log file: %s", log)
+        _log.info("%s", train(_Shown(bar)))
+    return 0
+
+
+def _default(options: argparse.Namespace) -> Any:
+    """Return the training of the default encoder; what it returns says what came of it."""
     from encoders.belief import BeliefConfig
     from encoders.jepa_training import JEPAConfig
-    from encoders.pretrain import PretrainConfig, pretrain, torch_threads
+    from encoders.pretrain import PretrainConfig, pretrain
     from markets.sources import load
 
-    if (options.out / "encoder.zip").exists() and not options.overwrite:
-        raise ConfigError(f"--out {options.out} holds an encoder already: choose another folder or pass --overwrite")
+    for name, value in DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     own = ("channels", "belief", "steps", "seed", "device", "amp")  # flags of their own
     more = pairs(options.set, "--set")
     valid = [name for name in JEPAConfig.__dataclass_fields__ if name not in own]
     for name in more:
         if name not in valid:
             raise unknown("--set field", name, valid)
-    torch_threads(options.threads)
     belief = BeliefConfig(
         regimes=options.regimes or 6, bank_cap=options.bank_cap, dwell_floor=options.dwell_floor,
         emission=options.emission,
@@ -70,41 +86,76 @@ def run(options: argparse.Namespace) -> int:
         device=options.device, amp=options.amp, **more,
     )  # fmt: skip
     config = PretrainConfig(jepa=jepa, choose=options.regimes == 0, command=_command(options), about=options.about)
-    with run_log(options.out, "pretrain") as log, terminable(), tqdm(disable=options.quiet or None, unit="step") as bar:
-        _log.info("log file: %s", log)
-        made = pretrain([load(spec) for spec in options.bars], config, options.out, options.resume, _Shown(bar))
-    validation = made.facts["validation"]
-    _log.info(
-        "saved %s: %d regimes, R2 of volatility %.3f (two past volatilities %.3f)",
-        options.out / "encoder.zip", made.regimes, validation["volatility_r2"], validation["two_past_volatilities_r2"],
+
+    def train(shown: Any) -> str:
+        made = pretrain([load(spec) for spec in options.bars], config, options.out, options.resume, shown)
+        scores = made.facts["validation"]
+        return (
+            f"saved {options.out / 'encoder.zip'}: {made.regimes} regimes, R2 of volatility "
+            f"{scores['volatility_r2']:.3f} (two past volatilities {scores['two_past_volatilities_r2']:.3f})\n"
+            f"use it with: gym.make('PerpFutures-v0', encoded='jepa', encoder={str(options.out)!r}, bars=...)"
+        )
+
+    return train
+
+
+def _windows(options: argparse.Namespace) -> Any:
+    """Return the training of a windowed encoder of the source."""
+    from encoders.koopman_config import CONFIGS, koopman_config
+    from encoders.koopman_pretrain import WindowPretrain, pretrain_windows
+    from markets.sources import load
+
+    if options.config not in CONFIGS:
+        raise unknown("configuration", options.config, ("default", *CONFIGS))
+    for name in ONLY_DEFAULT:
+        if getattr(options, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"{flag} is of --config default; --config {options.config} takes --set epochs=12 and so on"
+            )
+    more = pairs(options.set, "--set")
+    if options.channels is not None:
+        more["channels"] = tuple(options.channels.split(","))
+    if options.regimes:
+        more["regimes"] = options.regimes
+    plan = WindowPretrain(
+        name=options.config, config=koopman_config(options.config, **more), seed=options.seed, device=options.device,
+        amp=options.amp, command=_command(options), about=options.about,
     )  # fmt: skip
-    _log.info("use it with: gym.make('PerpFutures-v0', encoded='jepa', encoder=%r, bars=...)", str(options.out))
-    return 0
+
+    def train(shown: Any) -> str:
+        _, report = pretrain_windows([load(spec) for spec in options.bars], plan, options.out, options.resume, shown)
+        return (
+            f"saved {options.out}: R2 of volatility {report.volatility_r2:.3f} (two past volatilities "
+            f"{report.ridge_r2:.3f})\nload it with: encoders.koopman_checkpoint.load_model({str(options.out)!r})"
+        )
+
+    return train
 
 
 class _Shown:
     """Moves the bar, whose length changes from the belief to the encoder."""
 
-    def __init__(self, bar: object) -> None:
+    def __init__(self, bar: Any) -> None:
         self.bar = bar
 
     def __call__(self, step: int, total: int, figures: dict[str, float]) -> None:
-        bar: object = self.bar
-        bar.total = total  # type: ignore[attr-defined]
-        bar.n = step  # type: ignore[attr-defined]
-        bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()}, refresh=False)  # type: ignore[attr-defined]
-        bar.update(0)  # type: ignore[attr-defined]
+        self.bar.total, self.bar.n = total, step
+        self.bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()}, refresh=False)
+        self.bar.update(0)
 
 
 def _command(options: argparse.Namespace) -> str:
     """Write the command that makes these weights again."""
     words = ["regimegym", "pretrain", "--encoder", options.encoder]
+    words += [] if options.config == "default" else ["--config", options.config]
     for spec in options.bars:
         words += ["--bars", spec]
-    words += ["--channels", options.channels, "--regimes", str(options.regimes), "--steps", str(options.steps)]
-    if options.bank_cap is not None:
-        words += ["--bank-cap", f"{options.bank_cap:g}"]
-    words += ["--dwell-floor", f"{options.dwell_floor:g}", "--emission", options.emission, "--seed", str(options.seed)]
+    for name in ("channels", "regimes", "steps", "bank_cap", "dwell_floor", "emission"):
+        value = getattr(options, name)
+        if value is not None and (value or options.config == "default"):
+            words += ["--" + name.replace("_", "-"), f"{value:g}" if isinstance(value, float) else str(value)]
+    words += ["--seed", str(options.seed)]
     for pair in options.set:
         words += ["--set", pair]
     if options.about:

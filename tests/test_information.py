@@ -106,7 +106,7 @@ def test_the_lookahead_detector_finds_every_id_clean(name: str) -> None:
 
 # ---- the past ---------------------------------------------------------------------------------------------------
 
-HISTORIES = (200, 400, 1_000, 1_450, 1_700)  # bars before the first observation
+HISTORIES = (200, 400, 1_000, 1_500, 1_700)  # bars before the first observation
 
 
 def scaler_file(bars: Bars, folder: Path, rows: int = 1_000) -> str:
