@@ -80,7 +80,7 @@ def spy(
     Args:
         seed: any whole number from 0.
         sessions: S, at least 1. Memory is about 1 MB for 10 of them.
-        start: date of the first session, or the day before it.
+        start: date in New York; the first session is on it or the next one after it.
         early_close: ``keep`` early-close days in their place, ``skip`` them, or make ``only`` such sessions.
         parameters: defaults where absent; what differs from them is recorded in ``Bars.source``.
 

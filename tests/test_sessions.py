@@ -98,6 +98,7 @@ def test_holidays_on_weekends_are_kept_on_the_weekday_beside_and_new_year_on_sat
     ]
 
 
+@pytest.mark.filterwarnings("ignore")  # the package's own, about the libraries it uses
 def test_the_calendar_is_that_of_an_independent_package_where_it_is_installed() -> None:
     package = pytest.importorskip("exchange_calendars", reason="exchange_calendars (extra live) is not installed")
     schedule = package.get_calendar("XNYS", start="2013-01-01").schedule
