@@ -174,7 +174,7 @@ def greeks_on_variance_clock(
 def observed_greeks_by_deviation(
     right: float, spot: float, strike: float, deviation: float
 ) -> tuple[float, float, float, float]:
-    """What an observation may hold: ``P / S`` in [0, 1], delta, ``gamma S sd`` in [0, 0.4], ``theta T / P`` in [-20, 0].
+    """What observations may hold: ``P / S`` in [0, 1], delta, ``gamma S sd`` in [0, 0.4], ``theta T / P`` in [-20, 0].
 
     The last one is the decay over the remaining time as a share of the premium, at the present speed: the same number
     on the trading and on the variance clock, -0.5 at the money and lower out of it. r = q = 0.
