@@ -89,7 +89,7 @@ def session_bars(day: dt.date) -> int:
 def session_open(day: dt.date) -> np.datetime64:
     """09:30 New York time of a day as a UTC time (millisecond ``datetime64``)."""
     opened = pd.Timestamp(day.year, day.month, day.day, 9, 30, tz=NEW_YORK).tz_convert("UTC")
-    return np.datetime64(opened.tz_localize(None).to_datetime64(), "ms")
+    return opened.tz_localize(None).to_datetime64().astype("datetime64[ms]")
 
 
 def place_in_session(
