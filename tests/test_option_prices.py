@@ -5,6 +5,7 @@ Worked examples ``O-xx`` carry ten digits, asserted to 5e-10 relative. Every pro
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -208,7 +209,7 @@ def test_the_price_rises_with_time_on_the_trading_clock() -> None:
         for right in (CALL, PUT):
             prices = [price_on_trading_clock(right, 600.0, strike, minutes, 0.15) for minutes in range(391)]
             assert prices[0] == intrinsic(right, 600.0, strike)
-            assert all(later >= sooner for sooner, later in zip(prices, prices[1:], strict=False))
+            assert all(later >= sooner for sooner, later in itertools.pairwise(prices))
 
 
 def worst_greek(greeks: Callable[..., tuple[float, ...]]) -> float:
@@ -264,7 +265,7 @@ def test_sensitivities_on_the_variance_clock(bars: int) -> None:
 
 def test_theta_at_the_money_grows_toward_the_close_on_the_trading_clock() -> None:
     thetas = [greeks_on_trading_clock(CALL, 600.0, 600.0, minutes, 0.12)[3] for minutes in range(390, 0, -1)]
-    assert all(later < sooner < 0.0 for sooner, later in zip(thetas, thetas[1:], strict=False))
+    assert all(later < sooner < 0.0 for sooner, later in itertools.pairwise(thetas))
     price = price_on_trading_clock(CALL, 600.0, 600.0, 5.0, 0.12)
     assert price == pytest.approx(0.398942 * 600.0 * 0.12 * math.sqrt(5.0 / 98_280), rel=1e-5)
     assert thetas[-5] == pytest.approx(-price / 10.0, rel=1e-4)
