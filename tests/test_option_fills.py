@@ -219,7 +219,7 @@ def ghosts(rules: Callable[..., tuple[float, ...]], orders: int) -> list[str]:
         asked = float(rng.integers(1, 180)) if side > 0.0 else held
         order: tuple[float, ...] = (side, asked, 1.02, 0.0, float(rng.integers(0, 2)))
         total = 0.0
-        for _ in range(20):
+        for _ in range(7):  # a life, and one more after the order was pegged again, is 6
             if order[1] == 0.0:
                 break
             bid = float(rng.integers(90, 110)) / 100.0
