@@ -12,7 +12,7 @@ name here:
   clocks agree; the at-the-money volatility on this one is close to constant through the day.
 
 :func:`deviation_on_trading_clock` and its sisters go from a volatility to the deviation, ``volatility_on_...`` back;
-to convert a volatility, go through the deviation. Day shape: RMS per minute ``0.78 + 0.75 exp(-u / 0.12) +
+``..._from_...`` converts a volatility so that the price stays. Day shape: RMS per minute ``0.78 + 0.75 exp(-u / 0.12) +
 0.35 exp(-(1 - u) / 0.06)`` at the fraction u of the session, fitted to SPY minutes.
 """
 
@@ -79,6 +79,34 @@ def volatility_on_calendar_clock(deviation: float, minutes_left: float) -> float
 def volatility_on_variance_clock(deviation: float, share_left: float, session_bars: float) -> float:
     """Volatility of the day, per square root of a trading year, that gives ``deviation``; 0 when no share is left."""
     return deviation / math.sqrt(session_bars / 98280.0 * share_left) if share_left > 0.0 else 0.0
+
+
+@compiled
+def trading_from_calendar_volatility(volatility: float) -> float:
+    """Trading-clock volatility of the same price: ``sigma / 2.3125711553`` at any number of minutes left."""
+    return volatility / math.sqrt(525600.0 / 98280.0)
+
+
+@compiled
+def calendar_from_trading_volatility(volatility: float) -> float:
+    """Calendar-clock volatility of the same price: ``sigma x 2.3125711553`` at any number of minutes left."""
+    return volatility * math.sqrt(525600.0 / 98280.0)
+
+
+@compiled
+def variance_from_trading_volatility(
+    volatility: float, minutes_left: float, share_left: float, session_bars: float
+) -> float:
+    """Volatility of the day of the same price as a trading-clock one; 0 when no share is left."""
+    return volatility_on_variance_clock(deviation_on_trading_clock(volatility, minutes_left), share_left, session_bars)
+
+
+@compiled
+def trading_from_variance_volatility(
+    volatility: float, minutes_left: float, share_left: float, session_bars: float
+) -> float:
+    """Trading-clock volatility of the same price as a volatility of the day; 0 when no time is left."""
+    return volatility_on_trading_clock(deviation_on_variance_clock(volatility, share_left, session_bars), minutes_left)
 
 
 @functools.cache

@@ -150,7 +150,7 @@ class SameDayOption:
                 curvatures[1] + w * (curvatures[0] - curvatures[1]),
                 CONVEX_UP_TO,
             )
-            for w in np.linspace(0.0, 1.0, 9).tolist()
+            for w in np.linspace(0.0, 1.0, 25).tolist()
         ]
         share = min(shares)
         return (share * slopes[0], share * slopes[1]), (share * curvatures[0], share * curvatures[1])

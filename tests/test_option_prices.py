@@ -15,11 +15,15 @@ import pytest
 
 from markets.errors import ConfigError
 from markets.option_clocks import (
+    calendar_from_trading_volatility,
     deviation_on_calendar_clock,
     deviation_on_trading_clock,
     deviation_on_variance_clock,
     minutes_left_at_close,
     remaining_share,
+    trading_from_calendar_volatility,
+    trading_from_variance_volatility,
+    variance_from_trading_volatility,
     volatility_on_calendar_clock,
     volatility_on_trading_clock,
     volatility_on_variance_clock,
@@ -112,6 +116,19 @@ def test_clocks_convert_the_volatility_of_the_same_price() -> None:
         assert volatility_on_trading_clock(deviation_on_calendar_clock(calendar, minutes), minutes) == near(0.12)
         price = price_by_deviation(PUT, 600.0, 601.0, deviation)
         assert implied_volatility_on_calendar_clock(PUT, 600.0, 601.0, minutes, price) == near(calendar)
+
+
+def test_a_converted_volatility_gives_the_same_price() -> None:
+    assert calendar_from_trading_volatility(0.12) == pytest.approx(0.277509, abs=5e-7)
+    assert trading_from_calendar_volatility(calendar_from_trading_volatility(0.12)) == near(0.12)
+    for bars in (390, 210):
+        share = float(remaining_share(bars)[bars - 30])
+        day = variance_from_trading_volatility(0.12, 30.0, share, bars)
+        assert price_on_variance_clock(PUT, 600.0, 599.0, share, bars, day) == near(
+            price_on_trading_clock(PUT, 600.0, 599.0, 30.0, 0.12)
+        )
+        assert trading_from_variance_volatility(day, 30.0, share, bars) == near(0.12)
+        assert variance_from_trading_volatility(0.12, 0.0, 0.0, bars) == 0.0
 
 
 def test_the_variance_clock_keeps_the_published_shares() -> None:
