@@ -26,13 +26,13 @@ class SameDayOption:
     volatilities, over the at-the-money one, of SPXW same-day options at 11 values of z in -2.5 .. 2.5, November 2023 to
     June 2025, at 10:00 and at 14:00 (largest residual 0.033 and 0.019); a study that is tested on a part of this sample
     can pass the fit to what lies before September 2024, slope (-0.0461, -0.0404) and curvature (0.0317, 0.0496). The
-    spread table are medians of SPXW quotes of
-    January to March 2025 between the 15th minute and 45 minutes before the close, by premium, a tenth of the index
-    figures. The same quotes' means over the table are 0.7 to 2.0 in the first five minutes, 0.7 to 2.2 until the 15th
-    (cheap to deep in the money) and 2.2 to 3.6 in the last five: the factors of the time of day lie inside. SPXW stands
-    in for SPY: ten times the notional, half to the whole of its tick. ``variance_premium`` 0: realised over implied
-    deviation of these sessions is 1.03 to 1.15. Fees: regulatory, clearing and sales activity fees per contract and
-    side of March 2025. Intensity and selection of fills, and the contracts a minute offers, are modelling choices.
+    spread table holds medians of SPXW quotes of January to March 2025 between the 15th minute and 45 minutes before the
+    close, by premium, a tenth of the index figures. The same quotes' means over the table are 0.7 to 2.0 in the first
+    five minutes, 0.7 to 2.2 until the 15th (cheap to deep in the money) and 2.2 to 3.6 in the last five: the factors of
+    the time of day lie inside. SPXW stands in for SPY: ten times the notional, with ticks worth half a cent to a cent
+    of SPY. ``variance_premium`` 0: realised over implied deviation of these sessions is 1.03 to 1.15. Fees: regulatory,
+    clearing and sales activity fees per contract and side of March 2025. Intensity and selection of fills, and the
+    contracts a minute offers, are modelling choices.
 
     Attributes:
         symbol: of the underlying.
