@@ -20,9 +20,10 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from markets.errors import ConfigError, MissingExtraError
+from markets.errors import DataError, MissingExtraError
 
 Days = NDArray[np.datetime64]
 Times = NDArray[np.datetime64]
@@ -37,7 +38,7 @@ YEAR_MINUTES = SESSIONS_PER_YEAR * MINUTES  # 98,280 trading minutes
 FIRST_YEAR = 2013
 SPECIAL = frozenset({datetime.date(2018, 12, 5), datetime.date(2025, 1, 9)})  # days of mourning
 MONDAY, THURSDAY, FRIDAY, SATURDAY, SUNDAY = 0, 3, 4, 5, 6
-MINUTE, DAY = np.timedelta64(1, "m"), np.timedelta64(1, "D")
+MINUTE, DAY, WEEK = np.timedelta64(1, "m"), np.timedelta64(1, "D"), np.timedelta64(7, "D")  # a week has a session
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +77,12 @@ def sessions_between(first: Any, last: Any) -> Calendar:
     """Return the sessions of the New York dates ``first`` to ``last``, both included.
 
     Raises:
-        ConfigError: before 2013, where the rules were others.
+        DataError: before 2013, where the rules were others.
     """
     begin, end = np.datetime64(first, "D"), np.datetime64(last, "D")
     years = range(_year(begin), _year(end) + 1)
     if years and years[0] < FIRST_YEAR:
-        raise ConfigError(f"the session calendar begins in {FIRST_YEAR}; {begin} lies before it")
+        raise DataError(f"the session calendar begins in {FIRST_YEAR}; {begin} lies before it")
     if not years:
         return Calendar(np.empty(0, "datetime64[D]"), np.empty(0, "datetime64[ns]"), np.empty(0, np.int64))
     parts = [_sessions_of_year(year) for year in years]
@@ -105,7 +106,10 @@ def sessions_from(start: Any, count: int, early: str = "keep") -> Calendar:
 
 def locate(time: Times) -> tuple[Calendar, Integers]:
     """Find the session of each of T times: the calendar around them, and ``(T,)`` places in it, -1 outside any."""
-    calendar = sessions_between(time.min() - DAY, time.max() + DAY)
+    first = time.min()
+    if _year(first) >= FIRST_YEAR:
+        first = max(first - WEEK, np.datetime64(f"{FIRST_YEAR}-01-01"))
+    calendar = sessions_between(first, time.max() + WEEK)
     place = np.searchsorted(calendar.open, time, side="right") - 1
     inside = place >= 0
     inside[inside] = time[inside] < calendar.close[place[inside]]
@@ -148,12 +152,34 @@ def minute_shape(minutes: int = MINUTES) -> NDArray[np.float64]:
     return np.asarray(shape / np.sqrt(np.mean(shape**2)))
 
 
-def remaining_share(minutes: int = MINUTES) -> NDArray[np.float64]:
-    """``(M + 1,)`` share of a session's variance that is still to come after 0 .. M of its minutes."""
-    passed = np.concatenate([[0.0], np.cumsum(minute_shape(minutes) ** 2)]) / minutes
-    left: NDArray[np.float64] = 1.0 - passed
-    left[-1] = 0.0
-    return left
+def session_bars(day: datetime.date) -> int:
+    """M, one-minute bars of a day's session: 390, 210 on an early close, 0 where there is none."""
+    found = sessions_between(day, day)
+    return int(found.minutes[0]) if len(found) else 0
+
+
+def session_open(day: datetime.date) -> np.datetime64:
+    """09:30 in New York on any day, as UTC."""
+    return _in_utc(day)
+
+
+def place_in_session(time: Times) -> tuple[Days, Integers, Integers]:
+    """Find where times lie that are no bars of a history, such as those of quotes; see :func:`locate` for bars.
+
+    Args:
+        time: ``(T,)`` UTC.
+
+    Returns:
+        New York date ``(T,)``, number of the minute within its session ``(T,)``, -1 outside of it, and the minutes M of
+        that date's session ``(T,)``, 0 where it has none.
+    """
+    stamps = np.asarray(time, "datetime64[ns]")
+    calendar, place = locate(stamps)
+    local = pd.DatetimeIndex(stamps).tz_localize("UTC").tz_convert(_zone()).tz_localize(None)
+    days = local.to_numpy().astype("datetime64[D]")
+    minute = np.where(place >= 0, (stamps - calendar.open[place]) // MINUTE, -1)
+    row = np.minimum(np.searchsorted(calendar.day, days), len(calendar) - 1)
+    return days, minute, np.where(calendar.day[row] == days, calendar.minutes[row], 0)
 
 
 def holidays(year: int) -> frozenset[datetime.date]:
@@ -191,12 +217,13 @@ def _sessions_of_year(year: int) -> Calendar:
     days = np.arange(np.datetime64(f"{year}-01-01", "D"), np.datetime64(f"{year + 1}-01-01", "D"))
     days = days[np.is_busday(days, holidays=closed)]
     early = np.isin(days, np.array(sorted(early_closes(year)), "datetime64[D]"))
-    zone = _zone()
-    opens = [
-        datetime.datetime.combine(day, OPENS, zone).astimezone(datetime.UTC).replace(tzinfo=None)
-        for day in days.tolist()
-    ]
+    opens = [_in_utc(day) for day in days.tolist()]
     return Calendar(days, np.array(opens, "datetime64[ns]"), np.where(early, EARLY_MINUTES, MINUTES).astype(np.int64))
+
+
+def _in_utc(day: datetime.date) -> np.datetime64:
+    opens = datetime.datetime.combine(day, OPENS, _zone()).astimezone(datetime.UTC)
+    return np.datetime64(opens.replace(tzinfo=None), "ns")
 
 
 @cache

@@ -11,6 +11,7 @@ them. A test that is skipped without a condition, or expected to fail, names not
 | E20 - E30, E32 | accounting: worked examples, identities, conservation, costs, scale, symmetry, leverage |
 | E40 - E49 | hostile data |
 | E50 - E58, E62 - E64 | hostile actions and settings |
+| E31, E60, E61 | options: payoffs, cut-offs, orders that do not fill; of the contract rules so far |
 | E70 - E72 | encoders in environments: spaces, no state, weights that do not fit |
 | C01 - C09, C11 - C16 | checkpoints and models |
 """
@@ -31,13 +32,16 @@ def numbered(letter: str, *ranges: tuple[int, int]) -> tuple[str, ...]:
     return tuple(f"{letter}{number:02d}" for first, last in ranges for number in range(first, last + 1))
 
 
-# E19 does not exist; E31 and E59 to E61 are about families that are not built yet.
-ENVIRONMENTS = numbered("E", (1, 18), (20, 30), (32, 32), (40, 58), (62, 64))
+# E19 does not exist; E59 is about a family that is not built yet.
+ENVIRONMENTS = numbered("E", (1, 18), (20, 32), (40, 58), (60, 64))
 CHECKPOINTS = numbered("C", (1, 9), (11, 16))  # C10 would be about YAML, which nothing reads
 ENCODERS = numbered("E", (70, 72))
 REQUIRED = (*ENVIRONMENTS, *ENCODERS, *CHECKPOINTS)
 NO_TWIN = {"E09"}  # not an invariant: a process that hangs is ended
-EXAMPLES = (*(f"P-{number:02d}" for number in range(1, 24)), "P-06s", "R-01")  # worked ones of the specification
+EXAMPLES = (  # worked ones of the specification
+    *(f"P-{number:02d}" for number in range(1, 24)), "P-06s", "R-01",
+    *(f"O-{number:02d}" for number in range(1, 13)), "O-20", "O-21", "O-22",
+)  # fmt: skip
 
 ROWS = r"[EC]\d\d(?:(?:, | and )[EC]\d\d)*"
 
@@ -81,9 +85,9 @@ def named(sources: Iterable[str]) -> tuple[dict[str, set[str]], dict[str, set[st
 
 def spelt_out(text: str) -> Iterator[str]:
     """Identifiers such as P-09; ``P-01 to P-06`` is every one from the first to the last."""
-    for first, last in re.findall(r"P-(\d\d) to P-(\d\d)", text):
-        yield from (f"P-{number:02d}" for number in range(int(first), int(last) + 1))
-    yield from re.findall(r"[PR]-\d\ds?", text)
+    for letter, first, last in re.findall(r"([PO])-(\d\d) to \1-(\d\d)", text):
+        yield from (f"{letter}-{number:02d}" for number in range(int(first), int(last) + 1))
+    yield from re.findall(r"[PRO]-\d\ds?", text)
 
 
 def files() -> list[str]:
@@ -132,9 +136,9 @@ def test_rows_twins_scenarios_and_examples_are_read() -> None:
         "def one():\n    'E13, E14 and C01. What happens.'\n"
         "def test_mutant():\n    'Twin of E13.'\n"
         "@pytest.mark.slow\n@pytest.mark.parametrize('a', [1])\n"
-        "def test_x(a):\n    'E20. P-01 to P-03, P-06s and R-01.'\n"
+        "def test_x(a):\n    'E20. P-01 to P-03, P-06s, O-11 to O-12 and R-01.'\n"
     )
     tests, twins, examples = named([source])
     assert tests == {"E13": {"one"}, "E14": {"one"}, "C01": {"one"}, "E20": {"test_x"}}
     assert twins == {"E13": {"test_mutant"}}
-    assert examples == {"P-01", "P-02", "P-03", "P-06s", "R-01"}
+    assert examples == {"P-01", "P-02", "P-03", "P-06s", "O-11", "O-12", "R-01"}

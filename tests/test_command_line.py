@@ -17,6 +17,7 @@ import envs
 import regimegym
 from agents import artefact
 from agents.baselines import BASELINES
+from encoders.encoder import load, shipped
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
 OTHER_BARS = "synthetic:crypto?seed=2&interval=1h&bars=3000"
@@ -223,8 +224,12 @@ def test_envs_prints_the_columns_as_a_table_in_the_order_of_the_observation(caps
     from envs.make import build
 
     assert regimegym.main(["envs", "--columns"]) == 0
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    plain, _, encoded = capsys.readouterr().out.partition("PerpFutures-JEPA-v0")
+    rows = [line for line in plain.splitlines() if line.startswith("| ")]
     assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
+    for name in shipped():
+        encoder = load(name)
+        assert f"| {name} | {encoder.names[0]} .. {encoder.names[-encoder.regimes - 1]} |" in encoded
     names = [line.split("|")[1].strip() for line in rows if "column" not in line.split("|")[1]]
     assert tuple(names) == build("PerpFutures", bars=BARS).observation_names
 

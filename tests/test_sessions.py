@@ -24,7 +24,6 @@ from markets.session_calendar import (
     locate,
     minute_shape,
     missing_before,
-    remaining_share,
     sessions_between,
     sessions_from,
 )
@@ -141,26 +140,19 @@ def test_sessions_can_be_counted_from_a_day_with_or_without_early_closes() -> No
 
 
 def test_a_day_before_the_rules_hold_is_refused() -> None:
-    with pytest.raises(ConfigError, match="begins in 2013; 2012-06-01"):
+    with pytest.raises(DataError, match="begins in 2013; 2012-06-01"):
         sessions_between("2012-06-01", "2014-01-01")
+    with pytest.raises(DataError, match="begins in 2013; 2012-12-31"):
+        sessions_at(minutes_of("2013-01-02", "2013-01-02") - np.timedelta64(2, "D"))
+    assert sessions_at(minutes_of("2013-01-02", "2013-01-02")).complete.all()
 
 
-# --- the variance clock -----------------------------------------------------------------------------------------------
-
-
-def test_the_remaining_share_of_variance_is_the_stated_one() -> None:
-    share = remaining_share()
-    stated = [1, 0.9652, 0.8319, 0.7238, 0.5722, 0.4186, 0.2153, 0.0902, 0.0508, 0.0188]
-    np.testing.assert_allclose(share[[0, 5, 30, 60, 120, 195, 300, 360, 375, 385]], stated, atol=5e-5)
-    assert share[-1] == 0.0
-    assert (np.diff(share) < 0).all()
-    assert np.abs(share[195] - 0.5) > 0.05, "a flat clock would leave half of the variance at noon"
+# --- the shape of a session -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("minutes", [390, 210])
 def test_the_shape_has_mean_square_one(minutes: int) -> None:
     assert np.mean(minute_shape(minutes) ** 2) == pytest.approx(1.0, rel=1e-12)
-    assert len(remaining_share(minutes)) == minutes + 1
 
 
 # --- sessions of bars -------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from encoders.jepa_training import provenance_of
 from encoders.unseen import bars_for
 from markets import synthetic_spy
 from markets.bars import Bars
-from markets.errors import ConfigError, UnknownNameError
+from markets.errors import ConfigError, RegimeGymError, UnknownNameError
 from markets.session_calendar import MINUTES, YEAR_MINUTES
 from markets.sessions import sessions_of
 from markets.sources import load
@@ -333,7 +333,7 @@ def test_the_source_is_written_so_that_it_makes_the_same_bars() -> None:
     ],
 )  # fmt: skip
 def test_an_option_that_cannot_work_is_named(text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(RegimeGymError, match=message):
         load(f"synthetic:spy?{text}")
     with pytest.raises(UnknownNameError, match="Did you mean 'spy'"):
         load("synthetic:spx")
