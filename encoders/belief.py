@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.odds import Belief, OddsFilter, log_normal, seen, unseen
+from encoders.odds import Belief, OddsFilter, check, log_normal, seen, unseen
 from markets.compiled import compiled
 from markets.errors import ConfigError, unknown
 
@@ -100,6 +100,11 @@ class BeliefParameters(Belief):
     decay: Floats
     transition: Floats
     variance: float
+
+    def __post_init__(self) -> None:
+        count, means = len(self.base), len(self.decay)
+        named = dict.fromkeys(("base", "location", "autoregression", "dof"), (count,))
+        check(self, {**named, "decay": (means,), "bank": (count, means), "transition": (count, count)})
 
     @property
     def volatility(self) -> Floats:

@@ -30,11 +30,12 @@ from markets.errors import ConfigError, DataError
 Floats = NDArray[np.float64]
 
 SHARE = 1 / 6  # of the mean spell that is looked back on where nobody says otherwise: a change there is rare, 15 %
+LONGEST = 4096  # bars that are looked back on then: a chain that hardly ever leaves would ask for all memory
 LIKELY = 0.7  # odds from which a change is taken to have happened; below half of it the next one may be
 
 
 def usual_window(chain: Any) -> int:
-    """Return a sixth of the mean spell of a chain ``(K, K)``, in whole bars, at least 2.
+    """Return a sixth of the mean spell of a chain ``(K, K)``, in whole bars, at least 2 and at most 4,096.
 
     The longer the window, the more certain is a change in it before anything was seen; a window of a mean spell or
     more says nothing.
@@ -42,7 +43,7 @@ def usual_window(chain: Any) -> int:
     matrix = np.asarray(chain, np.float64)
     shares = np.linalg.matrix_power(matrix, 2**20).mean(axis=0)
     leaving = float(shares @ (1.0 - np.diag(matrix)))
-    return max(2, round(SHARE / max(leaving, 1e-9)))
+    return min(max(2, round(SHARE / max(leaving, 1e-9))), LONGEST)
 
 
 def recent_change(odds: Any, chain: Any, within: int | None = None) -> Floats:

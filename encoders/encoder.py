@@ -25,7 +25,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from markets import storage
-from markets.bars import Bars
+from markets.bars import Bars, as_time
 from markets.errors import ArtefactError, ConfigError, unknown
 from markets.table import CausalTable
 
@@ -56,6 +56,17 @@ class Provenance:
     train_end: str
     sources: tuple[str, ...]
     seeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what :meth:`fitted_until` cannot compare with: it would say "never seen" of every bar, in silence.
+
+        Raises:
+            ConfigError: ``train_end`` is no time, or a seed is no whole number.
+        """
+        as_time(self.train_end, "train_end")
+        for seed in self.seeds:
+            if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+                raise ConfigError(f"seeds={self.seeds!r} must be whole numbers of at least 0")
 
     def fitted_until(self, bars: Bars) -> np.datetime64 | None:
         """Close of the last of ``bars`` that the encoder may have seen in training, None where it has seen none.
@@ -203,6 +214,9 @@ def load(path: str | Path) -> Encoder:
             if not np.isfinite(value).all():
                 raise ArtefactError(f"tensor {name!r} holds a number that is not finite")
         encoder: Encoder = kind.build(manifest["config"], arrays, provenance, facts)
+        foreign = sorted(set(arrays) - set(encoder.arrays()))
+        if foreign:
+            raise ArtefactError(f"tensor {foreign[0]!r} is not of this encoder")
     if encoder.hash != manifest["hash"]:
         raise ArtefactError(f"{file}: the numbers are not those of the encoder it names (hash differs)")
     return encoder

@@ -7,6 +7,7 @@ regimes. The embedding serves what real volatility does on many scales; the beli
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -23,7 +24,7 @@ from encoders.neural_belief import belief_of
 from encoders.odds import Belief
 from encoders.regimes import VOICES, KMeansHead, SoftmaxHead, names_of
 from markets.bars import Bars
-from markets.errors import ArtefactError, unknown
+from markets.errors import ArtefactError, DataError, unknown
 
 CLIP = 5.0  # deviations of the training range
 WARM_UP = LOOK_BACK + MEMORY + 1  # of the embedding: the first bar has no return
@@ -67,6 +68,8 @@ class JEPAEncoder(Encoder):
         ):  # fmt: skip
             if value.shape != shape:
                 raise ArtefactError(f"{name} has shape {value.shape}, expected {shape}")
+        if memory < 0:
+            raise ArtefactError(f"memory={memory!r} must be a number of bars of at least 0")
         if not (deviation > 0.0).all():
             raise ArtefactError("deviation of the embedding holds a number that is not positive")
         self.scaler, self.trunk_weights, self.mean, self.deviation = scaler, trunk, mean, deviation
@@ -177,12 +180,17 @@ class JEPAStream:
         """Take one closed bar; None until the warm-up is over.
 
         Raises:
-            DataError: a price that is not finite and positive; the state is as it was.
+            DataError: a price that is not finite and positive, a volume that is not finite or below 0; the state is as
+                it was.
         """
         return self.push(float(bar.close[-1, 0]), float(bar.volume[-1, 0]))
 
     def push(self, close: float, volume: float) -> NDArray[np.float32] | None:
         """Take the close and the volume of a bar, as :meth:`update` does."""
+        if not (math.isfinite(close) and close > 0.0):
+            raise DataError(f"close {close!r} is not a finite and positive price")
+        if not (math.isfinite(volume) and volume >= 0.0):
+            raise DataError(f"volume {volume!r} is not a finite number of at least 0")
         encoder = self._encoder
         channels = self._channels.update(close, volume)
         raw = self._trunk.update(channels)

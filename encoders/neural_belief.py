@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.belief import BeliefParameters, running_means
-from encoders.odds import Belief, OddsFilter, log_normal, seen, unseen
+from encoders.odds import Belief, OddsFilter, check, log_normal, seen, unseen
 from markets.compiled import compiled
-from markets.errors import ArtefactError
 
 Floats = NDArray[np.float64]
 
@@ -67,11 +66,8 @@ class NeuralBelief(Belief):
             "hidden_weight": (units, LAGS + bank), "hidden_bias": (units,), "decay": (bank,),
             "transition": (count, count),
         }  # fmt: skip
-        for field in fields(self):
-            value = getattr(self, field.name)
-            expected = shapes.get(field.name, (count,))
-            if field.name != "variance" and value.shape != expected:
-                raise ArtefactError(f"{field.name} has shape {value.shape}, expected {expected}")
+        named = {field.name: shapes.get(field.name, (count,)) for field in fields(self) if field.name != "variance"}
+        check(self, named)
 
     @property
     def volatility(self) -> Floats:

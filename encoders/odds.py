@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from markets.compiled import compiled
-from markets.errors import DataError
+from markets.errors import ArtefactError, DataError
 
 Floats = NDArray[np.float64]
 
@@ -65,6 +66,31 @@ class Belief(ABC):
     @abstractmethod
     def filter(self) -> OddsFilter:
         """Return what serves these numbers."""
+
+
+def check(belief: Belief, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse numbers that no training gives: a filter would serve odds of them, or read beside its arrays.
+
+    Args:
+        shapes: expected shape of each array by name.
+
+    Raises:
+        ArtefactError: a shape that does not fit, a chain whose rows are not odds, shocks without a variance, running
+            means that do not forget, or a mean square that is not positive.
+    """
+    for name, expected in shapes.items():
+        found = getattr(belief, name).shape
+        if found != expected:
+            raise ArtefactError(f"{name} has shape {found}, expected {expected}")
+    chain, decay, base = belief.transition, getattr(belief, "decay", None), getattr(belief, "base", None)
+    if not (np.all(chain >= 0.0) and np.allclose(chain.sum(axis=1), 1.0, rtol=0.0, atol=1e-6)):
+        raise ArtefactError(f"transition has rows that sum to {chain.sum(axis=1)}, expected odds that sum to 1")
+    for name, value, low, high in (
+        ("dof", belief.dof, 2.0, math.inf), ("decay", decay, 0.0, 1.0), ("base", base, 0.0, math.inf),
+        ("variance", belief.variance, 0.0, math.inf),
+    ):  # fmt: skip
+        if value is not None and not np.all((np.asarray(value) > low) & (np.asarray(value) < high)):
+            raise ArtefactError(f"{name} is {value}, expected numbers between {low:g} and {high:g}")
 
 
 class OddsFilter(ABC):

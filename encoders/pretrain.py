@@ -59,6 +59,8 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.validation < 0.5:
             raise ConfigError(f"validation={self.validation!r} must be a share between 0 and 0.5")
+        if self.jepa.steps < 1:
+            raise ConfigError(f"steps={self.jepa.steps!r} must be at least 1: weights are judged after a step")
         if not isinstance(self.every, int) or self.every < 1:
             raise ConfigError(f"every={self.every!r} must be a whole number of at least 1")
 
@@ -126,7 +128,10 @@ def pretrain(
     started = time.process_time()
     training = JEPATraining(prepare(early, jepa, told), jepa)
     judge = _Judge(series, cuts, jepa.horizon)
-    plan = {**json.loads(json.dumps(asdict(jepa))), "bars": [bars.hash for bars in series], "every": config.every}
+    plan = {
+        **json.loads(json.dumps(asdict(jepa))), "bars": [bars.hash for bars in series], "every": config.every,
+        "validation": config.validation,
+    }  # fmt: skip
     done = load_progress(out, plan, training.both, training.optimizer, training.schedule) if resume else None
     if done is None:
         done = Progressed(judge.check(training)["latent_std"], dict(training.net.state_dict()))
@@ -148,7 +153,8 @@ def pretrain(
                   "last": str(bars.close_time[-1]), "count": len(bars)} for bars in series],
         "validation": {"share": config.validation, "volatility_r2": best["volatility_r2"],
                        "two_past_volatilities_r2": judge.reference, "latent_std": best["latent_std"],
-                       "untrained_latent_std": done.start, "best_step": (done.best + 1) * config.every},
+                       "untrained_latent_std": done.start,
+                       "best_step": min((done.best + 1) * config.every, jepa.steps)},
         "regimes_by_likelihood": {str(count): value for count, value in scores.items()},
         "predictor": predictor_figures(training, early),
         "untrained_sha256": hash_of(training.untrained.trunk.weights()),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "USD", "EUR", "BTC")
 KEPT = 8  # encoded markets per process
 
-_encoded: OrderedDict[tuple[str, str], Encoded] = OrderedDict()
+_encoded: OrderedDict[tuple[str, ...], Encoded] = OrderedDict()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +47,11 @@ def encode(kind: str, bars: Bars, name: str | None, voice: str) -> Encoded:
     encoder = resolve(kind, bars, name)
     if hasattr(encoder, "speaking"):
         encoder = encoder.speaking(voice)
-    key = (bars.hash, encoder.hash)
+    called = name or f"{kind}-{bars.market}-{interval_name(bars.interval)}"
+    # neither hash knows where bars or weights come from, which is what decides whether they were trained on
+    key = (bars.hash, encoder.hash, str(encoder.provenance.fitted_until(bars)), called)
     if key not in _encoded:
-        _encoded[key] = _view(encoder, bars, name or f"{kind}-{bars.market}-{interval_name(bars.interval)}")
+        _encoded[key] = _view(encoder, bars, called)
         while len(_encoded) > KEPT:
             _encoded.popitem(last=False)
     _encoded.move_to_end(key)

@@ -232,7 +232,7 @@ def regimes(
         ConfigError: naming the argument and what it must be.
     """
     for name, value, least in (("seed", seed, 0), ("bars", bars, 2)):
-        if not isinstance(value, int | np.integer) or value < least:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
     market = regime_market(level, regimes)
     length = as_interval(interval)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from encoders.belief import BeliefConfig, BeliefFilter, BeliefParameters, running_means
 from encoders.belief_training import BeliefTraining, Smoothed, fit_belief, smooth
 from encoders.odds import describe, log_likelihood
-from markets.errors import ConfigError, DataError
+from markets.errors import ArtefactError, ConfigError, DataError
 from markets.synthetic_regimes import posterior, regime_market, simulate
 
 Floats = NDArray[np.float64]
@@ -110,6 +110,23 @@ def test_the_enumeration_catches_a_transposed_chain() -> None:
     transposed = p.transition.T / p.transition.T.sum(axis=1, keepdims=True)
     with pytest.raises(AssertionError):
         assert_exact(p, BeliefFilter(replace(p, transition=transposed)).table)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dof", np.full(3, 2.0)), ("dof", np.full(2, 4.0)), ("base", np.array([1.0, -0.1, 2.0])),
+        ("decay", np.full(3, 1.0)), ("bank", np.ones((3, 2))), ("variance", 0.0),
+        ("transition", np.full((3, 3), 0.5)), ("transition", np.full((2, 2), 0.5)),
+        ("transition", np.array([[1.5, -0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_training_gives_are_refused(name: str, value: Any) -> None:
+    """C08. A filter of them would serve odds all the same, or read beside its arrays."""
+    p = hand_made()
+    with pytest.raises(ArtefactError, match=name):
+        replace(p, **{name: value})
+    assert replace(p, **{name: getattr(p, name)}).ordered().volatility.tolist() == p.ordered().volatility.tolist()
 
 
 def test_table_and_stream_are_equal_bit_for_bit() -> None:

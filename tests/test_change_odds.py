@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoders.change_odds import ChangeStream, change_flags, coming_change, recent_change, usual_window
+from encoders.change_odds import LONGEST, ChangeStream, change_flags, coming_change, recent_change, usual_window
 from encoders.encoder import load
 from encoders.jepa import JEPAEncoder
 from encoders.regime_changes import change_scores, delays, detect_regime_changes, onsets
@@ -131,6 +131,13 @@ def test_the_usual_window_is_a_sixth_of_the_mean_spell() -> None:
     assert usual_window([[0.99, 0.01], [0.01, 0.99]]) == 17
     assert usual_window([[0.9, 0.1], [0.001, 0.999]]) == round(1 / 6 / (0.1 * 1 / 101 + 0.001 * 100 / 101))
     assert usual_window(np.full((2, 2), 0.5)) == 2
+
+
+def test_a_chain_that_hardly_leaves_does_not_ask_for_all_memory() -> None:
+    assert usual_window([[1 - 1e-5, 1e-5], [1e-5, 1 - 1e-5]]) == LONGEST
+    assert usual_window([[1 - 1e-3, 1e-3], [1e-3, 1 - 1e-3]]) == 167 < LONGEST
+    never = np.full((20, 2), 0.5)
+    assert recent_change(never, np.eye(2)).tolist() == pytest.approx([0.0] * 20)
 
 
 def test_a_flag_waits_until_the_odds_have_fallen() -> None:

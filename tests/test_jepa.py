@@ -13,6 +13,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
 
 import regimegym
 from agents import vec_env
@@ -24,9 +26,9 @@ from encoders.jepa_training import JEPAConfig, train
 from encoders.koopman_training import CollapseError
 from encoders.pretrain import PretrainConfig, pretrain
 from encoders.regimes import VOICES, transitions
-from markets import synthetic
+from markets import storage, synthetic
 from markets.bars import Bars
-from markets.errors import ArtefactError, ConfigError, InSampleError, RegimeGymError, UnknownNameError
+from markets.errors import ArtefactError, ConfigError, DataError, InSampleError, RegimeGymError, UnknownNameError
 
 CONFIG = JEPAConfig(
     channels=("return", "volatility", "volume"), hidden=6, inner=8, latent=4, steps=4, sequences=2, length=400,
@@ -302,6 +304,68 @@ def test_an_episode_inside_the_training_range_is_refused_or_said(folder: str) ->
     assert not other.reset(seed=0)[1]["in_sample"]
 
 
+def test_where_bars_come_from_is_not_forgotten_with_their_numbers(folder: str, tmp_path: Path) -> None:
+    """E18. Bars that hide their seed were encoded first: the same numbers with their seed are refused all the same."""
+    seen = synthetic.crypto(TRAINED, "1h", 6000)
+    hidden = replace(seen, source="frame")
+    assert hidden.hash == seen.hash
+    given = {"encoded": "jepa", "encoder": folder, "split": "test"}
+    gym.make("PerpFutures-v0", bars=hidden, **given)
+    with pytest.raises(InSampleError, match="encoder"):
+        gym.make("PerpFutures-v0", bars=seen, **given)
+    # and weights that were fitted on other bars are not taken for these
+    moved = files.load(folder)
+    moved.provenance = replace(moved.provenance, seeds=(TRAINED + 1,))
+    files.save(moved, tmp_path)
+    other = gym.make("PerpFutures-v0", bars=seen, **{**given, "encoder": str(tmp_path)})
+    assert not other.reset(seed=0)[1]["in_sample"]
+    assert other.unwrapped.simulation.game.encoded.name == str(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"train_end": "NaT"}, {"train_end": "soon"}, {"seeds": ["9001"]}, {"seeds": [-1]}])
+def test_a_provenance_that_cannot_be_compared_is_refused(
+    made: JEPAEncoder, wrong: dict[str, Any], tmp_path: Path
+) -> None:
+    """E18. A time that is none would make every bar an unseen one."""
+    file = files.save(made, tmp_path)
+    manifest, members = storage.read(file, (files.TENSORS,))
+    storage.write(file, manifest, members)
+    assert files.load(file).hash == made.hash
+    storage.write(file, {**manifest, "provenance": {**manifest["provenance"], **wrong}}, members)
+    with pytest.raises(ArtefactError, match=next(iter(wrong))):
+        files.load(file)
+
+
+def test_a_tensor_that_no_encoder_of_this_kind_has_is_refused(made: JEPAEncoder, tmp_path: Path) -> None:
+    """C08."""
+    file = files.save(made, tmp_path)
+    manifest, members = storage.read(file, (files.TENSORS,))
+    more = {**load_tensors(members[files.TENSORS]), "stowaway": np.zeros(3)}
+    storage.write(file, manifest, {files.TENSORS: save_tensors(more)})
+    with pytest.raises(ArtefactError, match="'stowaway'"):
+        files.load(file)
+
+
+@pytest.mark.parametrize("voice", VOICES)
+@pytest.mark.parametrize(
+    ("close", "volume"),
+    [(np.nan, 1.0), (0.0, 1.0), (-1.0, 1.0), (np.inf, 1.0), (100.0, np.nan), (100.0, np.inf), (100.0, -1.0)],
+)
+def test_a_bad_bar_leaves_the_live_face_as_it_was(
+    made: JEPAEncoder, bars: Bars, voice: str, close: float, volume: float
+) -> None:
+    stream = made.speaking(voice).stream()
+    for row in range(300):
+        stream.push(float(bars.close[row, 0]), float(bars.volume[row, 0]))
+    before = stream.state_dict()
+    with pytest.raises(DataError, match=r"close|volume"):
+        stream.push(close, volume)
+    after = stream.state_dict()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    stream.push(float(bars.close[300, 0]), 0.0)  # a bar without a trade is a bar
+    assert not np.array_equal(before["channels"], stream.state_dict()["channels"])
+
+
 # ---- the wrapper ------------------------------------------------------------------------------------------------
 
 
@@ -465,6 +529,14 @@ def test_a_killed_pretraining_resumes_to_the_same_weights(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("lenient")
+def test_the_best_step_is_one_that_was_taken_and_no_steps_are_refused(tmp_path: Path) -> None:
+    made = pretrain(SERIES, replace(plan(), every=100), tmp_path)
+    assert made.facts["validation"]["best_step"] == 6
+    with pytest.raises(ConfigError, match="steps=0"):
+        replace(plan(), jepa=replace(CONFIG, steps=0))
+
+
+@pytest.mark.usefixtures("lenient")
 def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
     def kill(step: int, total: int, figures: dict[str, float]) -> None:
         if total == 6 and step == 3:
@@ -474,6 +546,8 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
         pretrain(SERIES, plan(), tmp_path, told=kill)
     with pytest.raises(ConfigError, match="seed"):
         pretrain(SERIES, replace(plan(), jepa=replace(CONFIG, steps=6, seed=1)), tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="validation"):  # other bars would be trained on, and judged
+        pretrain(SERIES, replace(plan(), validation=0.3), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(

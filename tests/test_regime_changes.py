@@ -187,7 +187,7 @@ def test_what_an_encoder_or_a_table_cannot_be_asked_is_refused(encoder: Encoder)
     with pytest.raises(DataError, match="embeds Bars"):
         detect_regime_changes(closes, encoder)
     with pytest.raises(DataError, match="0 rows after the warm-up"):
-        detect_regime_changes(sources.load("synthetic:regimes?seed=9&bars=3000"), encoder)
+        detect_regime_changes(sources.load(f"synthetic:regimes?seed=9&bars={encoder.warm_up}"), encoder)
     with pytest.raises(ConfigError, match="read='odds'"):
         detect_regime_changes(closes, log_volatility(closes), read="odds")
     with pytest.raises(UnknownNameError, match="odds"):
