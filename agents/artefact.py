@@ -97,6 +97,7 @@ class PolicyAgent(Agent):
         found = fit.description(env, self.reads)
         lines = differences(fit.expectation(self.manifest, self.scaler), found)
         if lines:
+            lines = fit.told(lines, self.manifest)
             raise ArtefactError(
                 f"agent {self.name!r} was trained on another environment than the one given:\n  " + "\n  ".join(lines)
             )

@@ -147,7 +147,8 @@ def evaluate(
     """Walk every agent and every baseline through the split of ``config``.
 
     Returns:
-        ``rows`` (name -> scores of :func:`score`), ``walks`` (name -> :class:`Walk`) and facts about the split.
+        ``rows`` (name -> scores of :func:`score`), ``walks`` (name -> :class:`Walk`) and facts about the split;
+        ``in_sample_until`` is the end of what scaler or encoder were fitted on where the split begins before it.
     """
     game = game_of(family, config)
     games = {
@@ -175,6 +176,8 @@ def evaluate(
         "source": game.bars.source,
         "touches": touches,
         "periods_per_year": periods,
+        "encoder": game.details.get("encoder"),
+        "in_sample_until": str(game.fitted_until) if game.bars.close_time[game.first] <= game.fitted_until else None,
     }
 
 

@@ -91,6 +91,19 @@ def description(env: Any, reads: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def told(lines: list[str], manifest: Mapping[str, Any]) -> list[str]:
+    """Sort differences for a reader: an encoder that is missing first, with the way out, instead of its columns."""
+    missing = [line for line in lines if line.startswith("observation.") and line.endswith("found nothing")]
+    eyes = [line for line in lines if line.startswith("encoder:")]
+    if not eyes or not manifest.get("encoder") or not missing:
+        return lines
+    rest = [line for line in lines if line not in missing and line not in eyes]
+    return [
+        f"{eyes[0]}: make the environment as {manifest['env']!r} with the agent's own arguments",
+        f"{len(missing)} columns of the encoder are missing", *rest,
+    ]  # fmt: skip
+
+
 def encoder(game: Game) -> dict[str, str] | None:
     """Return name and hash of the encoder whose columns a game serves, or None."""
     value = game.details.get("encoder")

@@ -103,6 +103,14 @@ def resolve(env: str, arguments: dict[str, Any]) -> tuple[str, Any]:
     return family, kind.config(**{**given, **arguments, "split": "train"})
 
 
+def located(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments with an encoder's folder as an absolute path: an agent may be loaded from anywhere."""
+    encoder = arguments.get("encoder")
+    if not isinstance(encoder, str) or not Path(encoder).exists():
+        return arguments
+    return {**arguments, "encoder": str(Path(encoder).resolve())}
+
+
 def identity(config: TrainingConfig, game: Game) -> dict[str, Any]:
     """Return what makes a run this run; one that is resumed must have the same."""
     row = algorithm(config.algo)

@@ -35,10 +35,17 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
     """Return the sentences that belong under the table."""
     arguments = evaluation.get("arguments", {})
     game = ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "bars")
+    seen, eyes = evaluation.get("in_sample_until"), evaluation.get("encoder")
     sentences = [
+        *(
+            [f"**IN SAMPLE**: scaler or encoder were fitted on bars up to {seen[:16]} UTC, which are of this split."]
+            if seen
+            else []
+        ),
         *([f"`{evaluation['env']}` with {game or 'default arguments'}."] if "env" in evaluation else []),
         f"Split `{evaluation['split']}` of `{evaluation['source']}`, {evaluation['first'][:16]} to "
         f"{evaluation['last'][:16]} UTC.",
+        *([f"Encoder `{eyes['name']}`, SHA-256 {eyes['sha256'][:16]}."] if eyes else []),
         f"Returns per bar, annualised with {evaluation['periods_per_year']:.0f} bars a year; after a termination the "
         "rest counts as flat.",
         "Intervals of single agents: stationary bootstrap of the walk (mean block one week, 2,000 draws); of rows over "

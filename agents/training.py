@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from agents.recipe import (
     TrainingConfig,
     describe,
     identity,
+    located,
     manifest,
     resolve,
     whole_rollouts,
@@ -66,6 +68,7 @@ def train(config: TrainingConfig) -> Path:
         ArtefactError: no checkpoint of the run to resume is complete.
     """
     torch.set_num_threads(config.threads)
+    config = replace(config, arguments=located(config.arguments))
     family, arguments = resolve(config.env, config.arguments)
     game = game_of(family, arguments)
     run = identity(config, game)

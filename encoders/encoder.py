@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from markets import storage
 from markets.bars import Bars, as_time
 from markets.errors import ArtefactError, ConfigError, unknown
 from markets.table import CausalTable
+
+_log = logging.getLogger(__name__)
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -228,7 +231,19 @@ def find(path: str | Path) -> Path:
     for file in (given, given / FILE, WEIGHTS / str(path) / FILE):
         if file.is_file():
             return file
-    raise unknown("encoder", path, shipped())
+    if given.is_dir():
+        raise ArtefactError(f"{given} holds no {FILE}: {_instead(given)}")
+    hint = f" (no such file or folder in {Path.cwd()} either)" if not given.is_absolute() else ""
+    raise unknown("encoder", f"{path}{hint}", shipped())
+
+
+def _instead(folder: Path) -> str:
+    """Say what a folder without an encoder holds."""
+    if (folder / "agent.zip").exists():
+        return "it holds an agent"
+    if (folder / "manifest.json").exists():
+        return "it holds a windowed Koopman network, which is not served to environments (docs/encoders.md)"
+    return "was its pretraining finished? regimegym pretrain --resume goes on with one that was stopped"
 
 
 def shipped() -> list[str]:
@@ -248,13 +263,17 @@ def resolve(kind: str, bars: Bars, name: str | None = None) -> Encoder:
         encoder = load(name)
         if encoder.kind != kind:
             raise ConfigError(f"encoder={name!r} is of kind {encoder.kind!r}, this environment takes {kind!r}")
+        mine = (encoder.provenance.market, encoder.provenance.interval)
+        theirs = (bars.market, interval_name(bars.interval))
+        if mine != theirs:
+            _log.warning("encoder %r was fitted on %s bars at %s, and these are %s at %s", name, *mine, *theirs)
         return encoder
     wanted = f"{kind}-{bars.market}-{interval_name(bars.interval)}"
     if wanted not in shipped():
         raise ConfigError(
             f"there are no weights {wanted!r} for these bars ({bars.market}, {interval_name(bars.interval)}); "
-            f"existing: {', '.join(shipped()) or 'none'}. Name one with encoder=..., or train your own: "
-            f"regimegym pretrain --encoder {kind} --bars ..."
+            f"existing: {', '.join(shipped()) or 'none'}. Train your own: "
+            f"regimegym pretrain --encoder {kind} --bars ... --out DIR, then encoder='DIR'"
         )
     return load(wanted)
 

@@ -8,6 +8,7 @@ scored on validation ones, beside the same regression on the volatility of the l
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from encoders.koopman_schedule import batches_of, optimiser_of, seeded, train_st
 from encoders.losses import jepa_split, linear_conditional_mean, resolve_weights
 from encoders.probes import effective_rank, latent_std
 from markets.errors import ConfigError, RegimeGymError
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, Mapping[str, float]], None]  # epoch, of how many, its figures
 
@@ -160,6 +163,9 @@ class JEPATrainer:
         done = None
         if resume and self.directory is not None:
             done = load_progress(self.directory, plan, model, optimiser, schedule)
+        if resume:
+            said = "nothing to resume, starting" if done is None else f"goes on after epoch {len(done.history)}"
+            _log.info("%s: %s", self.directory, said)
         if done is None:
             start = latent_std(model.encode(data.contexts(data.even_pairs())).cpu().double().numpy())[1]
             done = Progressed(start, copy.deepcopy(model.state_dict()))

@@ -133,6 +133,11 @@ def pretrain(
         "validation": config.validation,
     }  # fmt: skip
     done = load_progress(out, plan, training.both, training.optimizer, training.schedule) if resume else None
+    if resume:
+        said = (
+            "nothing to resume, starting" if done is None else f"goes on after step {len(done.history) * config.every}"
+        )
+        _log.info("%s: %s", out, said)
     if done is None:
         done = Progressed(judge.check(training)["latent_std"], dict(training.net.state_dict()))
     training.done = len(done.history) * config.every

@@ -140,8 +140,9 @@ def _game(config: PerpFuturesConfig) -> Game:
     for what, end in fitted.items():
         if evaluating and bars.close_time[first] <= end and not config.allow_in_sample:
             raise InSampleError(
-                f"split {config.split!r} begins at {bars.close_time[first]}, not later than the fitted range of the "
-                f"{what}, which ends at {end}; pass allow_in_sample=True to evaluate in-sample"
+                f"split {config.split!r} begins at {str(bars.close_time[first])[:16]}, not later than the fitted range "
+                f"of the {what}, which ends at {str(end)[:16]}: choose split dates after it, or fit on earlier bars; "
+                "allow_in_sample=True evaluates in-sample, and says so"
             )
     episode = length or last - first
     contract = _contract(config, bars)

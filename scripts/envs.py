@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         write(f"{name:24s} {(kind.env.__doc__ or '').splitlines()[0]}{told}\n")
         if options.arguments:
             for item in fields(kind.config):
-                write(f"    {item.name} = {item.default!r}\n")
+                write(f"    {item.name} = {given.get(item.name, item.default)!r}\n")
             write(f"\n{inspect.getdoc(kind.config)}\n\n")
         if options.columns and encoded:
             write(f"\nThe columns of {given['family']}-v0, then the encoder's, by market and interval of the bars:\n")

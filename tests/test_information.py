@@ -256,8 +256,8 @@ def test_an_evaluation_that_begins_in_the_fitted_range_raises_unless_it_is_allow
     dates = {**ends, "episode_bars": 50}
     with pytest.raises(InSampleError) as raised:
         make_on(name, bars, split="validation", scaler=scaler, **dates)
-    assert str(bars.close_time[1_701]) in str(raised.value)
-    assert str(bars.close_time[1_999]) in str(raised.value)
+    assert str(bars.close_time[1_701])[:16] in str(raised.value)
+    assert str(bars.close_time[1_999])[:16] in str(raised.value)
     for split, inside in (("train", True), ("validation", True), ("test", False)):
         env = make_on(name, bars, split=split, scaler=scaler, allow_in_sample=split == "validation", **dates)
         assert env.reset(seed=SEED)[1]["in_sample"] is inside
