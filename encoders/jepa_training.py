@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,14 +82,42 @@ class JEPAConfig:
     amp: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("hidden", 1), ("inner", 1), ("latent", 1), ("horizon", 2), ("steps", 0), ("sequences", 1)):
+        for name, least in (
+            ("hidden", 1), ("inner", 1), ("latent", 1), ("horizon", 2), ("steps", 0), ("sequences", 1), ("length", 1),
+            ("seed", 0),
+        ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+        for name in ("rate", "weight_decay", "w_jepa", "w_future", "w_belief"):
+            value = getattr(self, name)
+            good = isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value < math.inf
+            if not good or (name == "rate" and value == 0.0):
+                raise ConfigError(f"{name}={value!r} must be a number {'above' if name == 'rate' else 'of at least'} 0")
+        ema = self.ema
+        if not isinstance(ema, tuple | list) or len(ema) != 2 or not all(
+            isinstance(one, int | float) and 0.0 <= one <= 1.0 for one in ema
+        ):  # fmt: skip
+            raise ConfigError(f"ema={ema!r} must be two numbers from 0 to 1")
+        check_device(self.device)
         if not valid(self.scale_jitter):
             raise ConfigError(f"scale_jitter={self.scale_jitter!r} must be a number from 0 to 2")
         if self.length < LOOK_BACK + self.horizon + 2:
             raise ConfigError(f"length={self.length} must be at least {LOOK_BACK + self.horizon + 2} bars")
+
+
+def check_device(name: str) -> None:
+    """Refuse what torch cannot train on here, before anything else is fitted.
+
+    Raises:
+        ConfigError: no device of torch, or CUDA where there is none.
+    """
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device={name!r} is not a device of torch, such as cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={name!r}: torch finds no CUDA device here; use cpu")
 
 
 class TorchTrunk(nn.Module):

@@ -203,5 +203,7 @@ def _run(
 
 
 def torch_threads(threads: int) -> None:
-    """Set torch's threads for a training."""
+    """Set torch's threads for a training; raises ``ConfigError`` for fewer than one."""
+    if threads < 1:
+        raise ConfigError(f"threads={threads!r} must be at least 1")
     torch.set_num_threads(threads)

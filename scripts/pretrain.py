@@ -156,6 +156,8 @@ def _command(options: argparse.Namespace) -> str:
         if value is not None and (value or options.config == "default"):
             words += ["--" + name.replace("_", "-"), f"{value:g}" if isinstance(value, float) else str(value)]
     words += ["--seed", str(options.seed)]
+    words += [] if options.device == "cpu" else ["--device", options.device]
+    words += ["--amp"] if options.amp else []
     for pair in options.set:
         words += ["--set", pair]
     if options.about:

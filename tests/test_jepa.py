@@ -528,6 +528,21 @@ def test_a_killed_pretraining_resumes_to_the_same_weights(tmp_path: Path) -> Non
     assert fresh.hash != whole.hash
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate", "abc"), ("rate", 0), ("rate", -1.0), ("w_jepa", np.nan), ("weight_decay", -1e-3), ("ema", 3),
+        ("ema", (0.9, 1.1)), ("seed", -1), ("length", 400.5), ("device", "nope"), ("device", "cuda:99999"),
+    ],
+)  # fmt: skip
+def test_settings_are_refused_before_anything_is_fitted(name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these was an error of torch's, after the minute that the belief takes."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=name):
+        replace(CONFIG, **{name: value})
+    assert replace(CONFIG, rate=1, w_belief=0, ema=(0.5, 1)).rate == 1
+
+
 @pytest.mark.usefixtures("lenient")
 def test_the_best_step_is_one_that_was_taken_and_no_steps_are_refused(tmp_path: Path) -> None:
     made = pretrain(SERIES, replace(plan(), every=100), tmp_path)
