@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from envs.encoding import Encoded
 from markets.bars import Bars
-from markets.errors import ActionError, ConfigError
+from markets.errors import ActionError, ArtefactError, ConfigError
 
 # The columns that every family's account rows begin with. ROW to QUIET are read together after a step. What
 # info shows stands together too: it begins with COST_SCALE, and from LEVERAGE on with what every bar may change.
@@ -243,13 +243,24 @@ class Simulation:
         game = self.game
         return int(game.kernel(game.market, game.table, game.contract, self.accounts, self.obs, mode))
 
+    def _market(self) -> dict[str, str]:
+        """Hashes of what a pickled simulation looks up again, and must find unchanged."""
+        encoded = self.game.encoded
+        return {"bars": self.game.bars.hash, "encoder's weights": "" if encoded is None else encoded.sha256}
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"recipe": self.game.recipe, "lanes": self.lanes, "accounts": self.accounts, "obs": self.obs}
+        return {
+            "recipe": self.game.recipe, "lanes": self.lanes, "accounts": self.accounts, "obs": self.obs,
+            "market": self._market(),
+        }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from envs.make import game_of
 
         self.game = game_of(*state["recipe"])
+        for what, sha256 in state["market"].items():
+            if self._market()[what] != sha256:
+                raise ArtefactError(f"the {what} of this environment are not those it was pickled with: make it anew")
         self.lanes = state["lanes"]
         self.accounts = np.array(state["accounts"])
         self.obs = np.array(state["obs"])

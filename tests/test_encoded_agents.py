@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -65,6 +67,29 @@ def test_an_id_with_an_encoder_is_resolved_with_it_and_its_folder_is_found_from_
     assert recipe.located({"encoder": "mine"}) == {"encoder": str(tmp_path / "mine")}
     for kept in ({"encoder": "jepa-crypto-1h"}, {"leverage": 2.0}, {}):
         assert recipe.located(kept) == kept
+
+
+def test_a_pickled_environment_refuses_other_bars_under_the_same_name() -> None:
+    bars = synthetic.crypto(3, "1h", 2000)
+    env = gym.make("PerpFutures-v0", bars=register_bars("pickled", bars))
+    env.reset(seed=1)
+    kept = pickle.dumps(env.unwrapped)
+    assert pickle.loads(kept).simulation.game.bars.hash == bars.hash
+    register_bars("pickled", synthetic.crypto(4, "1h", 2000))
+    with pytest.raises(ArtefactError, match="the bars of this environment are not those"):
+        pickle.loads(kept)
+
+
+def test_a_pickled_environment_refuses_other_weights_in_the_same_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    files.save(files.load("jepa-synthetic-1h"), folder)
+    env = gym.make(ID, bars="synthetic:crypto?seed=4&interval=1h&bars=4000", encoder=str(folder))
+    env.reset(seed=1)
+    kept = pickle.dumps(env.unwrapped)
+    pickle.loads(kept)
+    files.save(files.load("jepa-crypto-1h"), folder)
+    with pytest.raises(ArtefactError, match="encoder's weights"):
+        pickle.loads(kept)
 
 
 def test_a_missing_encoder_comes_first_and_its_columns_in_one_line() -> None:
