@@ -27,7 +27,7 @@ from safetensors.numpy import save as save_tensors
 
 from markets import storage
 from markets.bars import Bars, as_time
-from markets.errors import ArtefactError, ConfigError, unknown
+from markets.errors import ArtefactError, ConfigError, UnknownNameError, unknown
 from markets.table import CausalTable
 
 _log = logging.getLogger(__name__)
@@ -233,8 +233,8 @@ def find(path: str | Path) -> Path:
             return file
     if given.is_dir():
         raise ArtefactError(f"{given} holds no {FILE}: {_instead(given)}")
-    hint = f" (no such file or folder in {Path.cwd()} either)" if not given.is_absolute() else ""
-    raise unknown("encoder", f"{path}{hint}", shipped())
+    place = "" if given.is_absolute() else f" in {Path.cwd()}"
+    raise UnknownNameError(f"{unknown('encoder', path, shipped())}; there is no such file or folder{place}")
 
 
 def _instead(folder: Path) -> str:
