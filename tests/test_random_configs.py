@@ -218,7 +218,10 @@ def test_fifty_random_configurations_keep_every_invariant(name: str) -> None:
         ("a[WALLET] += realised - paid", "a[WALLET] += realised + paid"),
         ("a[WALLET] -= payment", "a[WALLET] += payment"),
         ("realised - clearance + cover", "realised + cover"),
-        ("    a[POSITION] = kept\n", ""),
+        (
+            "        liquidate(a, opened, contract, tiers)\n",
+            "        liquidate(a, opened, contract, tiers)\n        a[POSITION] = 1e-9\n        break\n",
+        ),
         ("a[FILL_QUANTITY], a[FILL_PRICE] = change, price", "a[FILL_QUANTITY], a[FILL_PRICE] = change, math.inf"),
     ],
     ids=["fee sign", "funding sign", "clearance fee", "a liquidated position that stays", "a number not finite"],
