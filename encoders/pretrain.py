@@ -78,7 +78,6 @@ class _Judge:
             self.target.append(future_log_volatility(returns, horizon))
             self.past.append(log_volatility(returns, PAST))
         self.reference = self._score(self.past)
-        self.least = max(self.reference, 0.0)  # a constant has 0
 
     def _score(self, columns: Sequence[Floats]) -> float:
         train, judged, wanted, seen = [], [], [], []
@@ -147,7 +146,7 @@ def pretrain(
     training.net.load_state_dict(done.kept)
     if best["latent_std"] < SHRUNK * done.start:
         raise CollapseError(f"latents shrank from a deviation of {done.start:.3g} to {best['latent_std']:.3g}")
-    if not best["volatility_r2"] >= judge.least:
+    if not best["volatility_r2"] >= judge.reference:
         raise CollapseError(
             f"the embedding explains {best['volatility_r2']:.3f} of the volatility of the next {jepa.horizon} bars on "
             f"validation rows, two past volatilities {judge.reference:.3f}: it has learned nothing of use"
