@@ -140,11 +140,7 @@ class JEPATrainer:
         model.load_state_dict(kept)
         model.eval()
         report = TrainingReport(tuple(history), best, done.cpu_seconds, history[best]["volatility_r2"], ridge)
-        if (
-            self.val_dataset is not None
-            and self.require_volatility
-            and not report.volatility_r2 >= max(ridge, 0.0) - SLACK
-        ):
+        if self.val_dataset is not None and self.require_volatility and not report.volatility_r2 >= ridge - SLACK:
             raise CollapseError(
                 f"the latents explain {report.volatility_r2:.3f} of the variance of the volatility to come, a ridge on "
                 f"the volatility of the last 16 and 64 bars {ridge:.3f}: the encoder learnt less than two numbers know"

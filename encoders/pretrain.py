@@ -151,6 +151,11 @@ def pretrain(
             f"the embedding explains {best['volatility_r2']:.3f} of the volatility of the next {jepa.horizon} bars on "
             f"validation rows, two past volatilities {judge.reference:.3f}: it has learned nothing of use"
         )
+    if best["volatility_r2"] < 0.0:
+        _log.warning(
+            "R2 of volatility is below 0 on the validation rows, for the embedding as for two past volatilities: "
+            "they are unlike the bars before them, or too few to choose a step by"
+        )
     facts = {
         "command": config.command, "about": config.about, "seed": jepa.seed,
         "config": json.loads(json.dumps(asdict(jepa))),
