@@ -95,7 +95,7 @@ class PerpFutures:
     vector_env = PerpFuturesVectorEnv
 
     @staticmethod
-    def action_space() -> gym.Space[Any]:
+    def action_space(config: PerpFuturesConfig | None = None) -> gym.Space[Any]:
         """Target exposure in units of the leverage."""
         return gym.spaces.Box(-1.0, 1.0, (1,), dtype=np.float32)
 

@@ -32,6 +32,7 @@ from envs.simulation import (
     Game,
     Simulation,
     as_numbers,
+    check_choices,
 )
 from markets.errors import ActionError, ConfigError, unknown
 
@@ -180,6 +181,8 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             if not self._hold_bad:
                 raise ActionError(f"action is {action!r}; actions are finite numbers")
             value = np.where(np.isfinite(value), value, np.nan)
+        if self._choices:
+            check_choices(value.reshape(-1), self._choices)
         np.asarray(self._action)[:] = value
 
     def _link(self) -> None:
@@ -191,12 +194,23 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._observation = simulation.obs[0, 0]
         self._account = simulation.accounts[0, 0]
         self._action = view(self._account[game.action_columns])
-        self._one = len(self._action) == 1
+        self._one = len(self._action) == 1 and not game.choices
+        self._choices = game.choices
         self._result = view(self._account[ROW : QUIET + 1])
         self._infos = AccountInfo(game, self._account)
 
     def __getstate__(self) -> dict[str, Any]:
-        linked = ("_kernel", "_arguments", "_observation", "_account", "_action", "_one", "_result", "_infos")
+        linked = (
+            "_kernel",
+            "_arguments",
+            "_observation",
+            "_account",
+            "_action",
+            "_one",
+            "_choices",
+            "_result",
+            "_infos",
+        )
         kept = {key: value for key, value in self.__dict__.items() if key not in linked}
         return {**kept, "_window": None}  # a copy opens one of its own
 
