@@ -143,7 +143,7 @@ def order_code(a: Floats, market: Floats, contract: Floats, action: int, share: 
     left = market[int(a[ROW]), c.LEFT]
     fee = contract[c.CONTRACT_FEE] * a[COST_SCALE]
     out = _exit_minutes(a, contract)
-    if action == BUY_CALL or action == BUY_PUT:
+    if action in (BUY_CALL, BUY_PUT):
         if a[c.POSITION] > 0.0:
             return REJECT_HELD
         if a[c.SIDE] != 0.0:
@@ -387,6 +387,7 @@ def advance(a: Floats, market: Floats, contract: Floats) -> None:
     a[EQUITY] = a[c.CASH] + a[c.POSITION] * size * worth + a[c.SHARES] * closing[c.CLOSE]
     a[c.PEAK] = max(peak, a[EQUITY])
     _reward(a, equity, peak, contract)
+    a[END_CODE], a[OUTCOME] = 0.0, 0.0  # of the episode before, where a SAME_STEP call reset in the same step
     if a[ROW] >= a[END]:
         a[END_CODE], a[OUTCOME] = ENDED_SESSION, TERMINATED
     _set_masks(a, market, contract)

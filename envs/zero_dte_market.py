@@ -54,7 +54,7 @@ def _given_scaler(config: ZeroDTEConfig) -> session_features.SessionScaler | Non
     if config.scaler is None or isinstance(config.scaler, session_features.SessionScaler):
         return config.scaler
     try:
-        return session_features.SessionScaler.from_json(json.loads(Path(config.scaler).read_text()))  # type: ignore[return-value]
+        return session_features.SessionScaler.from_json(json.loads(Path(config.scaler).read_text()))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"scaler={config.scaler!r} cannot be read: {error}") from error
 
