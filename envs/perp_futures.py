@@ -169,6 +169,7 @@ def _game(config: PerpFuturesConfig) -> Game:
         fitted_until=max(fitted.values()),
         defaults={LEVERAGE: config.leverage, COST_SCALE: config.cost_scale},
         recipe=("PerpFutures", config),
+        ledger=columns.LEDGER,
         encoded=encoded,
         randomised_costs=0.0 if evaluating else float(config.randomise_costs),
         details={

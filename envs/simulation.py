@@ -41,6 +41,36 @@ ENDED_LIQUIDATION, ENDED_RUIN, ENDED_DRAWDOWN, ENDED_LENGTH, ENDED_DATA, ENDED_S
 END_NAMES = np.array(END_CODES, dtype=object)
 
 
+@dataclass(frozen=True)
+class Ledger:
+    """Where a family's account rows say what is held, traded and paid: all that reports need to know of it.
+
+    Attributes:
+        position, price: columns of the quantity held and of the price at which it is marked.
+        fill_quantity, fill_price: columns of a step's fill. unit: what one of a quantity is worth at a price of 1.
+        peak: column of the highest equity. start: place of the start equity in the contract vector.
+        costs: columns of a step's costs. items: what reports add up -> column of a step.
+    """
+
+    position: int
+    price: int
+    fill_quantity: int
+    fill_price: int
+    unit: float
+    peak: int
+    start: int
+    costs: tuple[int, ...]
+    items: dict[str, int]
+
+    def held(self, accounts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what the positions of account rows ``(N, K)`` are worth, signed: ``(N,)``."""
+        return np.asarray(accounts[:, self.position] * accounts[:, self.price] * self.unit)
+
+    def traded(self, accounts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what was paid or received in the fills of a step: ``(N,)``."""
+        return np.asarray(np.abs(accounts[:, self.fill_quantity]) * accounts[:, self.fill_price] * self.unit)
+
+
 @dataclass(frozen=True, eq=False)
 class Game:
     """What a family's rules, one market and one configuration fix; shared by every lane and never written to.
@@ -58,12 +88,15 @@ class Game:
         episode: longest episode in bars; ``random_start`` draws where it begins.
         starts: rows that an episode may begin on, rising, where it cannot be any row: drawn from with
             ``random_start``, else one after the other, the first again after the last. None where any row may.
+            ``lengths``: steps of each such episode.
         seeded: account column that takes a new seed below 2^32 for each episode, drawn from the lane's generator;
             None where a step needs no random numbers.
         choices: how many values each number of an action has, where it chooses from a list; none for real numbers.
+            ``choice_names``: of the values of the first one.
         randomised_costs: r; each episode's cost scale is drawn from 1 / (1 + r) to 1 + r times its own; 0 draws none.
         fitted_until: close of the last bar that anything served was fitted on; ``info["in_sample"]`` compares with it.
         recipe: family and configuration it was made from, enough to make it again.
+        ledger: where an account row says what is held, traded and paid.
         names, low, high: of the columns that the kernel writes. encoded: what an encoder appends to them.
     """
 
@@ -90,11 +123,14 @@ class Game:
     fitted_until: np.datetime64
     defaults: dict[int, float]
     recipe: tuple[str, Any]
+    ledger: Ledger
     randomised_costs: float = 0.0
     encoded: Encoded | None = None
     starts: NDArray[np.int64] | None = None
+    lengths: NDArray[np.int64] | None = None
     seeded: int | None = None
     choices: tuple[int, ...] = ()
+    choice_names: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -199,10 +199,13 @@ def _game(config: ZeroDTEConfig) -> Game:
         fitted_until=max(fitted.values()),
         defaults={LEVERAGE: 1.0, COST_SCALE: config.cost_scale, columns.NEXT_FILL_SEED: -1.0},
         recipe=("ZeroDTE", config),
+        ledger=columns.LEDGER,
         encoded=encoded,
         starts=starts,
+        lengths=ends - starts,
         seeded=columns.NEXT_FILL_SEED,
         choices=(len(TradingAction), kernel.SIZES) if sized else (len(TradingAction),),
+        choice_names=tuple(action.name.lower() for action in TradingAction),
         details={
             "contract": config.contract,
             "scaler": scaler,

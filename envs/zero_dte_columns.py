@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from envs.simulation import COST_SCALE, HEAD, LEVERAGE
+from envs.simulation import COST_SCALE, HEAD, LEVERAGE, Ledger
 
 # Columns of the market matrix, one row per bar. What is known at the bar's opening is only read for fills in that bar.
 (
@@ -65,6 +65,15 @@ SIZED_MASKS = slice(MAY_HOLD, MAY_WHOLE + 1)
     SHARPE_RATE, W_LOG, W_SIMPLE, W_SHARPE, W_DRAWDOWN, W_COSTS, SPREADS,
 ) = range(27)  # fmt: skip
 WEIGHTS = dict(zip(TERM_COLUMNS, range(W_LOG, SPREADS), strict=True))
+
+LEDGER = Ledger(
+    position=POSITION, price=PREMIUM, fill_quantity=FILL_QUANTITY, fill_price=FILL_PRICE, unit=100.0, peak=PEAK,
+    start=START_EQUITY, costs=(FEE, SPREAD_COST),
+    items={
+        "fee": FEE, "spread_cost": SPREAD_COST, "lapse": LAPSE, "market_pnl": MARKET_PNL, "settlement": SETTLEMENT,
+        "forced": FORCED,
+    },
+)  # fmt: skip
 
 # name, formula, low, high
 ACCOUNT: tuple[tuple[str, str, float, float], ...] = (

@@ -15,6 +15,8 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 import envs.make
+from agents.baselines import AtOpen
+from agents.evaluation import evaluate, steps_of, walk
 from agents.vec_env import NativeVecEnv
 from envs import zero_dte_columns as c
 from envs.make import build, build_vector
@@ -400,6 +402,26 @@ def test_fills_are_never_better_than_the_limit_and_a_rested_order_fills_at_its_o
     assert at_once > 15
 
 
+@pytest.mark.parametrize(("selection", "selected"), [(2.0, True), (0.0, False)])
+def test_who_fills_a_purchase_knows_more(selection: float, selected: bool) -> None:
+    """The option's mid falls in the minute of a passive purchase on average; without selection it is a martingale."""
+    lanes = build_vector(
+        "ZeroDTE", num_envs=200, bars=SMALL, selection=selection, order_repegs=0.0, autoreset_mode="SameStep"
+    )
+    lanes.reset(seed=SEED)
+    random, moves = np.random.default_rng(SEED), []
+    for _ in range(800):
+        masks, trades = lanes.action_masks(), random.random(200) < 0.05
+        actions = np.where(masks[:, CALL] & trades, random.integers(CALL, PUT + 1, 200), HOLD)
+        info = lanes.step(np.where(masks[:, CLOSE] & trades, CLOSE, actions))[4]
+        bought = info["fill_quantity"] > 0.0
+        moves += (info["market_pnl"][bought] / info["fill_quantity"][bought] / 100.0).tolist()
+    mean, error = np.mean(moves), np.std(moves) / np.sqrt(len(moves))
+    print(f"seed {SEED}: {len(moves)} purchases, mean move {mean:.4f} +- {error:.4f} USD a share")
+    assert len(moves) > 1_000
+    assert mean < -5.0 * error if selected else abs(mean) < 4.0 * error
+
+
 def test_the_minutes_numbers_are_uniform_independent_and_those_of_plain_python() -> None:
     values = np.array([[minute_uniform(float(seed), float(m)) for m in range(390)] for seed in range(300)])
     assert ((values >= 0.0) & (values < 1.0)).all()
@@ -655,3 +677,72 @@ def test_one_specialisation_of_the_step_serves_every_path() -> None:
         env.step(env.action_space.sample())
     signatures = getattr(env.simulation.game.kernel, "signatures", [1])
     assert len(signatures) == 1
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_walk_chains_the_sessions_of_a_split_and_equals_stepping_the_env() -> None:
+    config = ZeroDTEConfig(bars=SMALL, split="validation")
+    game = envs.make.game_of("ZeroDTE", config)
+    walked = walk(AtOpen(CALL, "call"), game, (1.0, 2.0))
+    env, agent = env_on(split="validation"), AtOpen(CALL, "call").bind(game.all_names)
+    obs, info = env.reset(seed=0)
+    growth, fees, rows = 1.0, 0.0, 0
+    for session in range(6):
+        while True:
+            rows += 1
+            obs, _, done, _, info = env.step(agent.predict(obs)[0])
+            fees += info["fee"]
+            if done:
+                break
+        rows += 1
+        growth *= info["equity"] / 100_000.0
+        if session < 5:
+            obs, info = env.reset()
+    assert rows == len(walked.equity) == len(walked.time) == 6 * 390
+    assert steps_of(game) == 6 * 389
+    assert walked.items["fee"].shape == (2,)
+    assert walked.items["fee"][1] > walked.items["fee"][0] > 0.0
+    assert walked.items["fee"][0] == pytest.approx(fees)
+    assert walked.equity[-1, 0] / walked.equity[0, 0] == pytest.approx(growth, rel=1e-12) != 1.0
+    assert walked.ended_by == ("", "")
+
+
+def test_a_report_of_a_split_holds_the_families_baselines() -> None:
+    found = evaluate({}, "ZeroDTE", ZeroDTEConfig(bars=SMALL, split="validation"))
+    assert list(found["rows"]) == ["idle", "random", "call at open", "put at open"]
+    assert found["rows"]["idle"]["total_return"] == 0.0 == found["rows"]["idle"]["fee"]
+    for name in ("random", "call at open", "put at open"):
+        row = found["rows"][name]
+        assert row["fee"] > 0.0
+        assert row["total_return_at_cost_scale"]["5"] < row["total_return_at_cost_scale"]["0"]
+
+
+def test_maskable_ppo_learns_through_the_bridge_and_takes_no_illegal_action(made: str) -> None:
+    contrib = pytest.importorskip("sb3_contrib")
+    from stable_baselines3.common.logger import Logger
+
+    from agents.callbacks import AccountTags
+
+    lanes: Any = gym.make_vec(made, num_envs=4, bars=SMALL, autoreset_mode=AutoresetMode.SAME_STEP)
+    model = contrib.MaskablePPO("MlpPolicy", NativeVecEnv(lanes), n_steps=128, batch_size=128, n_epochs=1, seed=0)
+    said: dict[str, float] = {}
+    model.set_logger(Logger(None, []))
+    keep = model.logger.record
+    model.logger.record = lambda key, value, *args, **more: (said.update({key: value}), keep(key, value))  # type: ignore[method-assign]
+    model.learn(1_024, callback=AccountTags())
+    shares = [said[f"action/share_{action.name.lower()}"] for action in TradingAction]
+    assert sum(shares) == pytest.approx(1.0)
+    assert min(shares) > 0.0
+    assert "account/funding" not in said
+    assert said["account/turnover"] > 0.0
+    assert (lanes.unwrapped.simulation.accounts[:, :, c.ILLEGAL_ACTIONS] == 0.0).all()
+    env = gym.make(made, bars=SMALL)
+    obs, info = env.reset(seed=0)
+    for _ in range(600):
+        action, _ = model.predict(obs, action_masks=env.get_wrapper_attr("action_masks")(), deterministic=False)
+        obs, _, done, _, info = env.step(action)
+        assert info["illegal_actions"] == 0.0
+        if done:
+            obs, info = env.reset()
