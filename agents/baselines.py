@@ -7,6 +7,7 @@ play the agent's own game.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from agents.agent import Agent, Observation
 from markets.errors import unknown
+
+EARLY = float(np.cos(2.0 * np.pi / 13.0))  # cosine of the session after its first thirteenth, 30 of 390 minutes
 
 
 class Idle(Agent):
@@ -106,6 +109,71 @@ UNLEVERED: dict[str, dict[str, float]] = {
     "always-short": {"leverage": 1.0},
     "volatility-targeted long": {"leverage": 1.0},
 }
+
+
+class AtOpen(Agent):
+    """Buys the option at the money in the first half hour of a session and holds it to the forced exit.
+
+    Reads where the session stands from its sine and cosine: before a thirteenth of it has passed.
+    """
+
+    reads = ("right", "session_sin", "session_cos")
+
+    def __init__(self, choice: int, name: str) -> None:
+        super().__init__()
+        self._choice, self.name = choice, name
+
+    def act(
+        self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[np.float32], Any]:
+        """Return the purchase while nothing is held or ordered early in the session, else 0 (hold)."""
+        early = (columns[:, 1] > 0.0) & (columns[:, 2] > EARLY)
+        return np.where((columns[:, :1] == 0.0) & early[:, None], self._choice, 0).astype(np.float32), state
+
+
+class RandomChoice(Agent):
+    """Draws one of the four option actions in a tenth of the bars; one that is not legal is held by the environment."""
+
+    name = "random"
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self._generator = np.random.default_rng(seed)
+
+    def act(
+        self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[np.float32], Any]:
+        """Return a uniform choice (one draw for the whole batch, so that lanes see the same orders) or 0 (hold)."""
+        choice = self._generator.integers(4) if self._generator.random() < 0.1 else 0
+        return np.full((len(columns), 1), choice, np.float32), state
+
+
+OPTION_BASELINES: dict[str, Callable[[], Agent]] = {
+    "idle": Idle,
+    "random": RandomChoice,
+    "call at open": lambda: AtOpen(1, "call at open"),
+    "put at open": lambda: AtOpen(2, "put at open"),
+}
+CHANGED: dict[str, dict[str, dict[str, float | None]]] = {
+    "PerpFutures": {name: {"contract_leverage": None, **changes} for name, changes in UNLEVERED.items()}
+}
+OF_FAMILY: dict[str, Mapping[str, Callable[[], Agent]]] = {"PerpFutures": BASELINES, "ZeroDTE": OPTION_BASELINES}
+
+
+def baselines_of(family: str) -> Mapping[str, Callable[[], Agent]]:
+    """Return the baselines of a family, by name.
+
+    Raises:
+        UnknownNameError: a family without any.
+    """
+    if family not in OF_FAMILY:
+        raise unknown("family with baselines", family, OF_FAMILY)
+    return OF_FAMILY[family]
+
+
+def unlevered_of(family: str) -> dict[str, dict[str, float | None]]:
+    """Return which baselines of a family reports walk with other arguments, and with which."""
+    return CHANGED.get(family, {})
 
 
 def baseline(name: str) -> Agent:

@@ -7,10 +7,11 @@ Tags, written once per rollout (averages over its bars and lanes unless said oth
 ``account/drawdown``       mean drawdown of the lanes at the end of the rollout, a fraction
 ``account/turnover``       traded notional per bar, in units of equity
 ``account/costs``          fee + spread + impact + clearance fee per bar, in units of equity
-``account/funding``        funding paid per bar, in units of equity (negative: received)
+``account/funding``        funding paid per bar, in units of equity (negative: received), where a family has it
 ``account/leverage``       notional at mark, in units of equity
-``account/liquidations``   liquidations in the rollout
+``account/liquidations``   liquidations in the rollout, where a family has them
 ``action/share_short``     share of actions below -1/3; ``share_flat``: within; ``share_long``: above 1/3
+``action/share_NAME``      share of each choice as it was asked for, where actions choose from a list
 ``regime/share_NAME``      share of bars in each true regime, where the market is synthetic
 ``validation/*``           score and growth of the deterministic policy over the whole validation split
 =========================  =======================================================================================
@@ -27,7 +28,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm.auto import tqdm
 
 from agents.vec_env import NativeVecEnv
-from envs import perp_columns as columns
 from envs.simulation import EQUITY, OUTCOME, ROW, RUNNING
 
 
@@ -38,12 +38,15 @@ class AccountTags(BaseCallback):
         super().__init__()
         self._sums: dict[str, float] = {}
         self._shares = np.zeros(0)
+        self._choices = np.zeros(0)
         self._steps = 0
 
     def _on_rollout_start(self) -> None:
+        game = _native(self.training_env).simulation.game
         names = ("turnover", "costs", "funding", "leverage", "liquidations", "short", "long")
         self._sums = dict.fromkeys(names, 0.0)
-        self._shares = np.zeros(len(_native(self.training_env).simulation.game.bars.label_names))
+        self._shares = np.zeros(len(game.bars.label_names))
+        self._choices = np.zeros(len(game.choice_names))
         self._steps = 0
 
     def _on_step(self) -> bool:
@@ -52,21 +55,26 @@ class AccountTags(BaseCallback):
         ended = simulation.accounts[0, :, OUTCOME] != RUNNING
         accounts = np.where(ended[:, None], simulation.accounts[1], simulation.accounts[0])
         equity = np.maximum(accounts[:, EQUITY], 1e-9)
-        traded = np.abs(accounts[:, columns.FILL_QUANTITY]) * accounts[:, columns.FILL_PRICE]
-        costs = accounts[:, [columns.FEE, columns.SPREAD_COST, columns.IMPACT_COST, columns.CLEARANCE]].sum(axis=1)
-        held = np.abs(accounts[:, columns.POSITION]) * accounts[:, columns.MARK]
-        action = accounts[:, columns.ACTION]
+        game = simulation.game
+        ledger = game.ledger
+        costs = accounts[:, list(ledger.costs)].sum(axis=1)
+        action = accounts[:, game.action_columns.start]
+        funding = accounts[:, ledger.items["funding"]] if "funding" in ledger.items else 0.0 * equity
         for name, value in (
-            ("turnover", traded / equity),
+            ("turnover", ledger.traded(accounts) / equity),
             ("costs", costs / equity),
-            ("funding", accounts[:, columns.FUNDING] / equity),
-            ("leverage", held / equity),
+            ("funding", funding / equity),
+            ("leverage", np.abs(ledger.held(accounts)) / equity),
             ("short", action < -1.0 / 3.0),
             ("long", action > 1.0 / 3.0),
         ):
             self._sums[name] += float(np.mean(value))
-        self._sums["liquidations"] += float(accounts[:, columns.LIQUIDATED].sum())
-        labels = simulation.game.bars.labels
+        if "liquidations" in ledger.items:
+            self._sums["liquidations"] += float(accounts[:, ledger.items["liquidations"]].sum())
+        if game.choices:
+            asked = action[np.isfinite(action)].astype(np.int64)
+            self._choices += np.bincount(asked, minlength=len(self._choices)) / len(action)
+        labels = game.bars.labels
         if labels is not None:
             seen = labels[accounts[:, ROW].astype(np.int64)]
             self._shares += np.bincount(seen, minlength=len(self._shares)) / len(seen)
@@ -76,16 +84,23 @@ class AccountTags(BaseCallback):
     def _on_rollout_end(self) -> None:
         simulation = _native(self.training_env).simulation
         accounts, steps, sums = simulation.accounts[0], max(self._steps, 1), self._sums
-        start = simulation.game.contract[columns.START_EQUITY]
+        game = simulation.game
+        ledger = game.ledger
+        start = game.contract[ledger.start]
         self.logger.record("account/equity", float(np.mean(accounts[:, EQUITY])) / start)
-        self.logger.record("account/drawdown", float(np.mean(1.0 - accounts[:, EQUITY] / accounts[:, columns.PEAK])))
+        self.logger.record("account/drawdown", float(np.mean(1.0 - accounts[:, EQUITY] / accounts[:, ledger.peak])))
         for name in ("turnover", "costs", "funding", "leverage"):
-            self.logger.record(f"account/{name}", sums[name] / steps)
-        self.logger.record("account/liquidations", sums["liquidations"])
+            if name != "funding" or name in ledger.items:
+                self.logger.record(f"account/{name}", sums[name] / steps)
+        if "liquidations" in ledger.items:
+            self.logger.record("account/liquidations", sums["liquidations"])
         short, long = sums["short"] / steps, sums["long"] / steps
-        for name, share in (("short", short), ("flat", 1.0 - short - long), ("long", long)):
+        shares = {"short": short, "flat": 1.0 - short - long, "long": long}
+        if game.choices:
+            shares = dict(zip(game.choice_names, (self._choices / steps).tolist(), strict=True))
+        for name, share in shares.items():
             self.logger.record(f"action/share_{name}", share)
-        for name, share in zip(simulation.game.bars.label_names, self._shares / steps, strict=True):
+        for name, share in zip(game.bars.label_names, self._shares / steps, strict=True):
             self.logger.record(f"regime/share_{name}", float(share))
 
 

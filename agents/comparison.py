@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from agents.artefact import PolicyAgent, load
-from agents.baselines import BASELINES
+from agents.baselines import baselines_of
 from agents.evaluation import evaluate, over_seeds
-from agents.recipe import resolve
+from agents.recipe import resolve, whole_split
 from envs.make import game_of
 from markets.errors import ArtefactError
 
@@ -36,13 +36,13 @@ def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: b
     for path, agent in zip(paths, agents, strict=True):
         _check_same(path, agent, first)
     family, config = resolve(first.manifest["env"], {**first.manifest["arguments"], **changes})
-    config = replace(config, split=split, scaler=first.scaler, episode_bars=None, random_start=None)
+    config = replace(whole_split(config, split), scaler=first.scaler)
     for agent in agents:
         agent.check(game_of(family, config))
     named = _names(agents)
     result = evaluate(dict(zip(named, agents, strict=True)), family, config, quiet=quiet)
     rows = result["rows"]
-    merged = {name: rows[name] for name in BASELINES}
+    merged = {name: rows[name] for name in baselines_of(family)}
     for recipe, names in _recipes(named, agents).items():
         if len(names) > 1:
             merged[f"{recipe}, {len(names)} runs (IQM)"] = over_seeds([rows[name] for name in names])
@@ -52,7 +52,7 @@ def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: b
         "env": first.manifest["env"],
         "arguments": {**first.manifest["arguments"], **changes},
         "table": merged,
-        "baselines": list(BASELINES),
+        "baselines": list(baselines_of(family)),
         "agents": {n: str(p) for n, p in zip(named, paths, strict=True)},
     }
 

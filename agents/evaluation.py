@@ -1,8 +1,10 @@
 """Evaluation: a deterministic walk through a whole split, with costs scaled, uncertainty, baselines and a touch log.
 
 Every agent is walked at several cost scales at once (one lane each). After a termination the rest of the split counts
-as flat. Returns are per bar of the split; intervals come from a stationary bootstrap over the walk, whose blocks
-average one week. Reading a test split is written down, because a split that was read often is no longer a test.
+as flat. Where an episode is a session, the sessions of the split are walked one after the other, each from the start
+equity, and their growth is chained; every lane draws the same fills. Returns are per bar of the split; intervals come
+from a stationary bootstrap over the walk, whose blocks average one week. Reading a test split is written down, because
+a split that was read often is no longer a test.
 """
 
 from __future__ import annotations
@@ -22,20 +24,25 @@ from tqdm.auto import tqdm
 
 from agents import bootstrap, metrics
 from agents.agent import Agent
-from agents.baselines import BASELINES, UNLEVERED, baseline
-from envs import perp_columns as columns
+from agents.baselines import baselines_of, unlevered_of
 from envs.make import game_of
-from envs.simulation import COST_SCALE, END_CODE, END_CODES, EQUITY, MODE_DISABLED, OUTCOME, Game, Simulation
+from envs.simulation import (
+    COST_SCALE,
+    END,
+    END_CODE,
+    END_CODES,
+    EQUITY,
+    MODE_DISABLED,
+    OUTCOME,
+    Game,
+    Simulation,
+)
 from markets.errors import ConfigError
 
 COST_SCALES = (0.0, 1.0, 2.0, 5.0)
 DRAWS = 2_000
-WEEK = np.timedelta64(7, "D")
-ITEMS = {
-    "fee": columns.FEE, "spread_cost": columns.SPREAD_COST, "impact_cost": columns.IMPACT_COST,
-    "funding": columns.FUNDING, "clearance": columns.CLEARANCE, "cover": columns.COVER,
-    "market_pnl": columns.MARKET_PNL, "liquidations": columns.LIQUIDATED,
-}  # fmt: skip
+WEEK = 7.0 / 365.0  # of a year
+AS_PLANNED = ("", "end of the split", "episode length", "session close")  # ends that nobody caused
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +53,7 @@ class Walk:
 
     Attributes:
         time: ``(T+1,)`` close times; ``equity``: ``(T+1, S)``; ``exposure``: ``(T+1, S)`` notional / equity.
-        items: totals ``(S,)`` of each itemised cost and of ``liquidations``; ``turnover``: ``(S,)`` in units of equity.
+        items: totals ``(S,)`` of what the family's ledger adds up. turnover: ``(S,)`` in units of equity.
         ended_by: reason per scale; empty where the whole split was walked.
     """
 
@@ -67,43 +74,52 @@ def walk(
     simulation = Simulation(game, len(scales))
     simulation.accounts[0, :, COST_SCALE] = np.array(scales) * simulation.accounts[0, :, COST_SCALE]
     agent.bind(game.all_names)
-    generators = [np.random.default_rng(0)] * len(scales)  # not drawn from: the start is given
+    generators = [np.random.default_rng(0) for _ in scales]  # of fills: the start is given
     lanes = np.ones(len(scales), bool)
-    simulation.reset(generators, None, np.full(len(scales), game.first), lanes)
-    accounts = simulation.accounts[0]
-    steps = min(game.last - game.first, game.episode)
-    equity = np.empty((steps + 1, len(scales)))
-    exposure = np.zeros((steps + 1, len(scales)))
-    equity[0] = accounts[:, EQUITY]
-    totals = {name: np.zeros(len(scales)) for name in ITEMS}
+    accounts, ledger = simulation.accounts[0], game.ledger
+    totals = {name: np.zeros(len(scales)) for name in ledger.items}
     turnover, codes = np.zeros(len(scales)), np.zeros(len(scales), dtype=np.int64)
-    alive, state, episode_start = lanes.copy(), None, lanes.copy()
-    for step in range(1, steps + 1):
-        actions, state = agent.predict(simulation.seen(), state, episode_start, deterministic=True)
-        episode_start[:] = False
-        simulation.set_actions(actions)
-        simulation.run(MODE_DISABLED)
-        equity[step] = np.where(alive, accounts[:, EQUITY], equity[step - 1])
-        exposure[step] = np.where(
-            alive, accounts[:, columns.POSITION] * accounts[:, columns.MARK] / np.maximum(equity[step], 1e-9), 0.0
-        )
-        for name, column in ITEMS.items():
-            totals[name] += np.where(alive, accounts[:, column], 0.0)
-        traded = np.abs(accounts[:, columns.FILL_QUANTITY]) * accounts[:, columns.FILL_PRICE]
-        turnover += np.where(alive, traded / np.maximum(equity[step - 1], 1e-9), 0.0)
-        ending = alive & (accounts[:, OUTCOME] != 0.0)
-        codes[ending] = accounts[ending, END_CODE].astype(np.int64)
-        alive &= ~ending
-        if progress is not None:
-            progress(1)
-        if not alive.any():
-            equity[step + 1 :] = equity[step]
-            break
-    times = game.bars.close_time[game.first : game.first + steps + 1]
-    reasons = tuple(
-        END_CODES[code] if END_CODES[code] not in ("end of the split", "episode length") else "" for code in codes
-    )
-    return Walk(times, equity, exposure, totals, turnover, reasons, tuple(scales))
+    times, curves, exposures = [], [], []
+    state, chained = None, np.ones(len(scales))
+    for start in [game.first] if game.starts is None else game.starts.tolist():
+        simulation.reset(generators, None, np.full(len(scales), start), lanes)
+        steps = int(accounts[0, END]) - start
+        equity = np.empty((steps + 1, len(scales)))
+        exposure = np.zeros((steps + 1, len(scales)))
+        equity[0] = accounts[:, EQUITY]
+        alive, episode_start = lanes.copy(), lanes.copy()
+        for step in range(1, steps + 1):
+            actions, state = agent.predict(simulation.seen(), state, episode_start, deterministic=True)
+            episode_start[:] = False
+            simulation.set_actions(actions)
+            simulation.run(MODE_DISABLED)
+            equity[step] = np.where(alive, accounts[:, EQUITY], equity[step - 1])
+            exposure[step] = np.where(alive, ledger.held(accounts) / np.maximum(equity[step], 1e-9), 0.0)
+            for name, column in ledger.items.items():
+                totals[name] += np.where(alive, accounts[:, column], 0.0)
+            turnover += np.where(alive, ledger.traded(accounts) / np.maximum(equity[step - 1], 1e-9), 0.0)
+            ending = alive & (accounts[:, OUTCOME] != 0.0)
+            codes[ending] = accounts[ending, END_CODE].astype(np.int64)
+            alive &= ~ending
+            if progress is not None:
+                progress(1)
+            if not alive.any():
+                equity[step + 1 :] = equity[step]
+                break
+        times.append(game.bars.close_time[start : start + steps + 1])
+        curves.append(equity * chained)
+        exposures.append(exposure)
+        chained = chained * (equity[-1] / equity[0])
+    reasons = tuple("" if END_CODES[code] in AS_PLANNED else END_CODES[code] for code in codes)
+    whole = (np.concatenate(times), np.concatenate(curves), np.concatenate(exposures))
+    return Walk(*whole, totals, turnover, reasons, tuple(scales))
+
+
+def steps_of(game: Game) -> int:
+    """Return how many steps a walk through the split of ``game`` takes."""
+    if game.lengths is None:
+        return min(game.last - game.first, game.episode)
+    return int(game.lengths.sum())
 
 
 def score(result: Walk, periods_per_year: float, seed: int = 0) -> dict[str, Any]:
@@ -111,7 +127,7 @@ def score(result: Walk, periods_per_year: float, seed: int = 0) -> dict[str, Any
     base = result.scales.index(1.0)
     curve = result.equity[:, base]
     returns = metrics.simple_returns(curve)
-    block = min(float(WEEK / (result.time[1] - result.time[0])), max(len(returns) / 2.0, 1.0))
+    block = min(periods_per_year * WEEK, max(len(returns) / 2.0, 1.0))
     intervals = {
         name: bootstrap.confidence_interval(returns, statistic=name, mean_block=block, draws=DRAWS, seed=seed)
         for name in ("log_growth", "sharpe", "max_drawdown")
@@ -151,11 +167,9 @@ def evaluate(
         ``in_sample_until`` is the end of what scaler or encoder were fitted on where the split begins before it.
     """
     game = game_of(family, config)
-    games = {
-        name: game_of(family, replace(config, contract_leverage=None, **changes)) for name, changes in UNLEVERED.items()
-    }
-    players = {**{name: baseline(name) for name in BASELINES}, **agents}
-    steps = min(game.last - game.first, game.episode)
+    games = {name: game_of(family, replace(config, **changes)) for name, changes in unlevered_of(family).items()}
+    players = {**{name: kind() for name, kind in baselines_of(family).items()}, **agents}
+    steps = steps_of(game)
     if steps < 2:
         raise ConfigError(f"split {config.split!r} has {steps} bar to trade; an evaluation needs at least 2")
     walks: dict[str, Walk] = {}

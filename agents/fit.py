@@ -71,7 +71,7 @@ def description(env: Any, reads: Sequence[str]) -> dict[str, Any]:
     game = env if isinstance(env, Game) else _game(env)
     if isinstance(env, Game):
         names, seen = env.all_names, gym.spaces.Box(*env.all_bounds)
-        acts = family_of(env.recipe[0]).action_space()
+        acts = family_of(env.recipe[0]).action_space(env.recipe[1])
     else:
         names = _names(env)
         vector = isinstance(env, gym.vector.VectorEnv)

@@ -30,6 +30,7 @@ from agents.leaks import Leak, Leaks
 from agents.lookahead_envs import STEPS, check_env
 from agents.lookahead_tables import check_normaliser, check_policy, check_table
 from agents.lookahead_vectors import LANE_STEPS, check_vector_env
+from envs.make import family_of
 from envs.splits import FRACTIONS
 from markets import features
 from markets.bars import Bars
@@ -84,7 +85,7 @@ def check_id_lanes(
     """Look for the future in the native lanes of one of our ids; None for an environment of somebody else.
 
     The lanes begin at the first bars of the test split, a few bars apart, and play short episodes one after the other
-    (unless the arguments say otherwise), so that what they show at the end of an episode and after it is compared.
+    (unless the arguments say otherwise; where an episode is a session, at the first sessions), so that what they show at the end of an episode and after it is compared.
 
     Args:
         env_id: what ``gym.make_vec`` takes.
@@ -95,7 +96,8 @@ def check_id_lanes(
     given, train_rows = _given(env_id, bars, arguments)
     if env_id.rpartition(":")[2] not in envs.ids():
         return None
-    given = {"random_start": True, "episode_bars": LANE_EPISODE, **given}
+    fields = family_of(gym.spec(env_id).kwargs["family"]).config.__dataclass_fields__
+    given = {"random_start": True, **({"episode_bars": LANE_EPISODE} if "episode_bars" in fields else {}), **given}
 
     def make(content: Bars) -> Any:
         return gym.make_vec(
@@ -104,7 +106,10 @@ def check_id_lanes(
         )  # fmt: skip
 
     game = make(bars).unwrapped.simulation.game
-    options = {"start": [game.bars.time[game.first + LANES_APART * lane] for lane in range(LANES)]}
+    starts = [game.first + LANES_APART * lane for lane in range(LANES)]
+    if game.starts is not None:  # sessions
+        starts = [int(game.starts[lane % len(game.starts)]) for lane in range(LANES)]
+    options = {"start": [game.bars.time[start] for start in starts]}
     subject = f"{env_id}, {LANES} lanes"
     return check_vector_env(make, bars, subject=subject, options=options, train_rows=train_rows, **settings)
 

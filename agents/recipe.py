@@ -168,4 +168,5 @@ def _splits(game: Game) -> dict[str, list[str]]:
 
 def whole_split(config: Any, split: str) -> Any:
     """Return the configuration with which a split is walked from its first row to its last."""
-    return replace(config, split=split, episode_bars=None, random_start=None)
+    free = {name: None for name in ("episode_bars", "random_start") if hasattr(config, name)}  # of a family's own
+    return replace(config, split=split, **free)

@@ -16,6 +16,8 @@ from envs.simulation import END_CODE, EQUITY, OUTCOME, TRUNCATED
 from envs.trading_env import TradingVectorEnv
 from markets.errors import ArtefactError, ConfigError
 
+PER_LANE = ("action_masks",)  # methods that answer with an array of one row a lane
+
 
 class NativeVecEnv(VecEnv):
     """Bridge with SB3's conventions: ``terminal_observation``, ``TimeLimit.truncated`` and episode statistics in infos.
@@ -117,16 +119,20 @@ class NativeVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return an attribute, once per lane."""
-        return [getattr(self.env, attr_name) for _ in self._lanes(indices)]
+        return [getattr(self._holder(attr_name), attr_name) for _ in self._lanes(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set an attribute of the environment that all lanes share."""
         setattr(self.env, attr_name, value)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Call a method of the environment, once, and return the answer per lane."""
-        answer = getattr(self.env, method_name)(*method_args, **method_kwargs)
-        return [answer for _ in self._lanes(indices)]
+        """Call a method of the environment, once, and return the answer per lane; of masks each lane gets its own."""
+        answer = getattr(self._holder(method_name), method_name)(*method_args, **method_kwargs)
+        return [answer[lane] if method_name in PER_LANE else answer for lane in self._lanes(indices)]
+
+    def _holder(self, name: str) -> Any:
+        """Return the outermost environment that has ``name``: Gymnasium's vector wrappers forward nothing."""
+        return self.env if hasattr(self.env, name) else self._native
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
         """No lane is a single wrapped environment."""

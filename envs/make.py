@@ -35,7 +35,7 @@ def build(family: str, **arguments: Any) -> Any:
     """
     kind, config, own = _resolve(family, arguments, ())
     game = game_of(family, config)
-    env: gym.Env[Any, Any] = kind.env(game, kind.action_space(), **own)
+    env: gym.Env[Any, Any] = kind.env(game, kind.action_space(config), **own)
     return env if game.encoded is None else EncodeObservation(env)
 
 
@@ -43,7 +43,7 @@ def build_vector(family: str, num_envs: int = 1, **arguments: Any) -> Any:
     """Build N lanes natively; what ``gym.make_vec`` calls. ``autoreset_mode`` is NEXT_STEP unless given."""
     kind, config, own = _resolve(family, arguments, ("autoreset_mode",))
     game = game_of(family, config)
-    env: gym.vector.VectorEnv[Any, Any, Any] = kind.vector_env(game, kind.action_space(), num_envs, **own)
+    env: gym.vector.VectorEnv[Any, Any, Any] = kind.vector_env(game, kind.action_space(config), num_envs, **own)
     return env if game.encoded is None else EncodeObservationVector(env)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from envs.simulation import COST_SCALE, HEAD, LEVERAGE
+from envs.simulation import COST_SCALE, HEAD, LEVERAGE, Ledger
 
 # Columns of the market matrix, one row per bar. Later funding stamps of a bar follow, one column each (0: none).
 OPEN, VOLUME, MARK_OPEN, MARK_HIGH, MARK_LOW, MARK_CLOSE = range(6)
@@ -51,6 +51,15 @@ TERM_COLUMNS = {
     SHARPE_RATE, LOG_START, CROSS, TIERED, W_LOG, W_SIMPLE, W_SHARPE, W_DRAWDOWN, W_COSTS, W_FUNDING, TIERS,
 ) = range(30)  # fmt: skip
 WEIGHTS = dict(zip(TERM_COLUMNS, range(W_LOG, TIERS), strict=True))
+
+LEDGER = Ledger(
+    position=POSITION, price=MARK, fill_quantity=FILL_QUANTITY, fill_price=FILL_PRICE, unit=1.0, peak=PEAK,
+    start=START_EQUITY, costs=(FEE, SPREAD_COST, IMPACT_COST, CLEARANCE),
+    items={
+        "fee": FEE, "spread_cost": SPREAD_COST, "impact_cost": IMPACT_COST, "funding": FUNDING,
+        "clearance": CLEARANCE, "cover": COVER, "market_pnl": MARKET_PNL, "liquidations": LIQUIDATED,
+    },
+)  # fmt: skip
 
 ACCOUNT_NAMES = (
     "exposure", "unrealised", "margin_ratio", "liquidation_distance", "log_equity", "drawdown", "previous_action",

@@ -95,7 +95,7 @@ class PerpFutures:
     vector_env = PerpFuturesVectorEnv
 
     @staticmethod
-    def action_space() -> gym.Space[Any]:
+    def action_space(config: PerpFuturesConfig | None = None) -> gym.Space[Any]:
         """Target exposure in units of the leverage."""
         return gym.spaces.Box(-1.0, 1.0, (1,), dtype=np.float32)
 
@@ -170,6 +170,7 @@ def _game(config: PerpFuturesConfig) -> Game:
         fitted_until=max(fitted.values()),
         defaults={LEVERAGE: config.leverage, COST_SCALE: config.cost_scale},
         recipe=("PerpFutures", config),
+        ledger=columns.LEDGER,
         encoded=encoded,
         randomised_costs=0.0 if evaluating else float(config.randomise_costs),
         details={

@@ -36,9 +36,39 @@ HEAD = (
 MODE_RESET, MODE_NEXT_STEP, MODE_SAME_STEP, MODE_DISABLED = range(4)
 
 RUNNING, TERMINATED, TRUNCATED = range(3)  # outcome of a step
-END_CODES = ("", "liquidation", "ruin", "drawdown limit", "episode length", "end of the split")
-ENDED_LIQUIDATION, ENDED_RUIN, ENDED_DRAWDOWN, ENDED_LENGTH, ENDED_DATA = range(1, 6)
+END_CODES = ("", "liquidation", "ruin", "drawdown limit", "episode length", "end of the split", "session close")
+ENDED_LIQUIDATION, ENDED_RUIN, ENDED_DRAWDOWN, ENDED_LENGTH, ENDED_DATA, ENDED_SESSION = range(1, 7)
 END_NAMES = np.array(END_CODES, dtype=object)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where a family's account rows say what is held, traded and paid: all that reports need to know of it.
+
+    Attributes:
+        position, price: columns of the quantity held and of the price at which it is marked.
+        fill_quantity, fill_price: columns of a step's fill. unit: what one of a quantity is worth at a price of 1.
+        peak: column of the highest equity. start: place of the start equity in the contract vector.
+        costs: columns of a step's costs. items: what reports add up -> column of a step.
+    """
+
+    position: int
+    price: int
+    fill_quantity: int
+    fill_price: int
+    unit: float
+    peak: int
+    start: int
+    costs: tuple[int, ...]
+    items: dict[str, int]
+
+    def held(self, accounts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what the positions of account rows ``(N, K)`` are worth, signed: ``(N,)``."""
+        return np.asarray(accounts[:, self.position] * accounts[:, self.price] * self.unit)
+
+    def traded(self, accounts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what was paid or received in the fills of a step: ``(N,)``."""
+        return np.asarray(np.abs(accounts[:, self.fill_quantity]) * accounts[:, self.fill_price] * self.unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +86,17 @@ class Game:
         terms: reward term -> account column.
         first, last: first and last row of the split that an observation may stand on.
         episode: longest episode in bars; ``random_start`` draws where it begins.
+        starts: rows that an episode may begin on, rising, where it cannot be any row: drawn from with
+            ``random_start``, else one after the other, the first again after the last. None where any row may.
+            ``lengths``: steps of each such episode.
+        seeded: account column that takes a new seed below 2^32 for each episode, drawn from the lane's generator;
+            None where a step needs no random numbers.
+        choices: how many values each number of an action has, where it chooses from a list; none for real numbers.
+            ``choice_names``: of the values of the first one.
         randomised_costs: r; each episode's cost scale is drawn from 1 / (1 + r) to 1 + r times its own; 0 draws none.
         fitted_until: close of the last bar that anything served was fitted on; ``info["in_sample"]`` compares with it.
         recipe: family and configuration it was made from, enough to make it again.
+        ledger: where an account row says what is held, traded and paid.
         names, low, high: of the columns that the kernel writes. encoded: what an encoder appends to them.
     """
 
@@ -85,8 +123,14 @@ class Game:
     fitted_until: np.datetime64
     defaults: dict[int, float]
     recipe: tuple[str, Any]
+    ledger: Ledger
     randomised_costs: float = 0.0
     encoded: Encoded | None = None
+    starts: NDArray[np.int64] | None = None
+    lengths: NDArray[np.int64] | None = None
+    seeded: int | None = None
+    choices: tuple[int, ...] = ()
+    choice_names: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -125,6 +169,21 @@ def as_numbers(action: Any) -> NDArray[np.float64]:
     return values.astype(np.float64, copy=False)
 
 
+def check_choices(values: NDArray[np.float64], choices: tuple[int, ...]) -> None:
+    """Raise unless each column of ``(..., A)`` actions holds whole numbers of its list, or NaN ("hold").
+
+    Raises:
+        ActionError: names the number and the valid ones.
+    """
+    if not choices:
+        return
+    known = np.isnan(values) | ((values >= 0) & (values < np.array(choices)) & (values == np.floor(values)))
+    if not known.all():
+        place = tuple(int(i) for i in np.argwhere(~known)[0])
+        count = choices[place[-1]]
+        raise ActionError(f"action{list(place)} is {values[place]:g}; it is a whole number from 0 to {count - 1}")
+
+
 class Simulation:
     """N accounts that play one game, each with its own random generator for its episode starts."""
 
@@ -137,6 +196,8 @@ class Simulation:
         self.obs = np.zeros((2, lanes, len(game.names)), dtype=np.float32)
         live = self.accounts[0]
         live[:, NEXT_START] = live[:, NEXT_COST_SCALE] = -1.0
+        if game.starts is not None:
+            live[:, START] = -1.0
         for column, value in game.defaults.items():
             live[:, column] = value
 
@@ -157,22 +218,24 @@ class Simulation:
 
         Args:
             generators: one per lane, for starts that are not given.
-            starts: ``(N,)`` first rows or None; a given start uses up no random number (where costs are random, the
-                start that would have been drawn with them).
+            starts: ``(N,)`` first rows or None; a given start uses up no random number (where more is drawn with
+                a start, such as costs, the start that would have been drawn with it).
             fresh: ``(N,)`` True where the lane was seeded anew, which forgets the start drawn in advance.
         """
         live = self.accounts[0]
         chosen = np.ones(self.lanes, bool) if mask is None else mask
         live[:, RESET] = chosen
         live[fresh, NEXT_START] = -1.0
-        random_costs = self.game.randomised_costs > 0.0
-        if starts is None or random_costs:
+        if self.game.starts is not None:
+            live[fresh, START] = -1.0
+        more_drawn = self.game.randomised_costs > 0.0 or self.game.seeded is not None
+        if starts is None or more_drawn:
             self.draw_starts(generators, chosen)
         kept = live[:, NEXT_START].copy()
         if starts is not None:
             live[chosen, NEXT_START] = starts[chosen]
         self.run(MODE_RESET)
-        if starts is not None and not random_costs:
+        if starts is not None and not more_drawn:
             live[chosen, NEXT_START] = kept[chosen]
 
     def draw_starts(self, generators: Sequence[np.random.Generator], chosen: NDArray[np.bool_] | None = None) -> None:
@@ -183,15 +246,25 @@ class Simulation:
         wanted = column < 0.0 if chosen is None else (column < 0.0) & chosen
         width = math.log1p(game.randomised_costs)
         if not game.random_start:
-            column[wanted] = game.first
-            if width == 0.0:
+            column[wanted] = game.first if game.starts is None else self._following(live[wanted, START])
+            if width == 0.0 and game.seeded is None:
                 return
         for lane in np.flatnonzero(wanted).tolist():
-            if game.random_start:
+            if game.random_start and game.starts is None:
                 column[lane] = generators[lane].integers(game.first, game.last - game.episode + 1)
+            elif game.random_start and game.starts is not None:
+                column[lane] = game.starts[generators[lane].integers(len(game.starts))]
+            if game.seeded is not None:
+                live[lane, game.seeded] = generators[lane].integers(2**32)
             if width > 0.0:
                 factor = math.exp(generators[lane].uniform(-width, width))
                 live[lane, NEXT_COST_SCALE] = game.defaults[COST_SCALE] * factor
+
+    def _following(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the start after each of ``rows``, the first one after the last."""
+        starts = self.game.starts
+        assert starts is not None
+        return starts[np.searchsorted(starts, rows, side="right") % len(starts)]
 
     def row_of(self, start: Any) -> int:
         """Return the row on which an episode that begins at time ``start`` stands first.
@@ -201,6 +274,14 @@ class Simulation:
         """
         game = self.game
         row = game.bars.row_at(start)
+        if game.starts is not None:
+            place = int(np.searchsorted(game.starts, row))
+            if row < game.first or place == len(game.starts):
+                raise ConfigError(
+                    f"start={start!r} is outside the split: episodes can begin from {game.bars.time[game.first]} "
+                    f"to {game.bars.time[game.starts[-1]]}"
+                )
+            return int(game.starts[place])
         if not game.first <= row < game.last:
             raise ConfigError(
                 f"start={start!r} is outside the split: episodes can begin from {game.bars.time[game.first]} "
@@ -225,10 +306,13 @@ class Simulation:
             raise ActionError(f"action has shape {values.shape}, expected {target.shape}")
         if not np.isfinite(values).all():
             if hold_bad:
-                target[...] = np.where(np.isfinite(values), values, np.nan)
+                values = np.where(np.isfinite(values), values, np.nan)
+                check_choices(values, self.game.choices)
+                target[...] = values
                 return
             lane, number = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
             raise ActionError(f"action[{lane}, {number}] is {values[lane, number]}; actions are finite numbers")
+        check_choices(values, self.game.choices)
         target[...] = values
 
     def seen(self) -> NDArray[np.float32]:

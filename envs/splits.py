@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from markets.bars import Bars
 from markets.errors import ConfigError, unknown
+from markets.sessions import Sessions
 
 SPLITS = ("train", "validation", "test")
 FRACTIONS = (0.6, 0.8)  # ends of the training and validation ranges where no dates are given
@@ -41,3 +45,26 @@ def split_rows(bars: Bars, split: str, train_end: str | None, validation_end: st
             )
     place = SPLITS.index(split)
     return edges[place], edges[place + 1]
+
+
+def split_sessions(
+    bars: Bars, found: Sessions, split: str, train_end: str | None, validation_end: str | None
+) -> NDArray[np.int64]:
+    """Return which of the sessions belong to a split: whole ones, by the time of their last bar.
+
+    Raises:
+        UnknownNameError: unknown split.
+        ConfigError: as :func:`split_rows`, or a split without a session.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    if train_end is None and validation_end is None:
+        edges = [0, *(int(fraction * len(found)) for fraction in FRACTIONS), len(found)]
+    else:
+        rows = [split_rows(bars, name, train_end, validation_end)[1] for name in SPLITS]
+        edges = [0, *np.searchsorted(found.first + found.rows, rows, side="right").tolist()]
+    place = SPLITS.index(split)
+    if edges[place + 1] <= edges[place]:
+        cut = "the fractions .6/.2/.2" if train_end is None else f"{train_end=}, {validation_end=}"
+        raise ConfigError(f"{cut} leave split {split!r} without a session; there are {len(found)} whole ones")
+    return np.arange(edges[place], edges[place + 1])

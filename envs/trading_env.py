@@ -32,6 +32,7 @@ from envs.simulation import (
     Game,
     Simulation,
     as_numbers,
+    check_choices,
 )
 from markets.errors import ActionError, ConfigError, unknown
 
@@ -41,6 +42,7 @@ RESET_OPTIONS = ("start", "reset_mask")
 INFO_LEVELS = ("full", "none")
 BAD_ACTIONS = ("raise", "hold")
 _ONE = (1,)  # shape of the most frequent action
+_WHOLE = frozenset({int, np.int64})  # types of the most frequent choice
 
 
 def _check_options(options: dict[str, Any] | None, valid: tuple[str, ...]) -> dict[str, Any]:
@@ -173,6 +175,9 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             if type(number) is float and math.isfinite(number):
                 self._action[0] = number
                 return
+        if self._one_choice and type(action) in _WHOLE and 0 <= action < self._one_choice:
+            self._action[0] = float(action)
+            return
         value = as_numbers(action)
         if value.size != len(self._action) or value.ndim > 1:
             raise ActionError(f"action has shape {value.shape}, expected {self.action_space.shape}")
@@ -180,6 +185,8 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             if not self._hold_bad:
                 raise ActionError(f"action is {action!r}; actions are finite numbers")
             value = np.where(np.isfinite(value), value, np.nan)
+        if self._choices:
+            check_choices(value.reshape(-1), self._choices)
         np.asarray(self._action)[:] = value
 
     def _link(self) -> None:
@@ -191,12 +198,25 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._observation = simulation.obs[0, 0]
         self._account = simulation.accounts[0, 0]
         self._action = view(self._account[game.action_columns])
-        self._one = len(self._action) == 1
+        self._one = len(self._action) == 1 and not game.choices
+        self._choices = game.choices
+        self._one_choice = game.choices[0] if len(game.choices) == 1 else 0
         self._result = view(self._account[ROW : QUIET + 1])
         self._infos = AccountInfo(game, self._account)
 
     def __getstate__(self) -> dict[str, Any]:
-        linked = ("_kernel", "_arguments", "_observation", "_account", "_action", "_one", "_result", "_infos")
+        linked = (
+            "_kernel",
+            "_arguments",
+            "_observation",
+            "_account",
+            "_action",
+            "_one",
+            "_choices",
+            "_one_choice",
+            "_result",
+            "_infos",
+        )
         kept = {key: value for key, value in self.__dict__.items() if key not in linked}
         return {**kept, "_window": None}  # a copy opens one of its own
 

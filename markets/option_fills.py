@@ -34,6 +34,28 @@ WORK_STATUS = {
 
 
 @compiled
+def minute_uniform(seed: float, minute: float) -> float:
+    """Number in [0, 1) of a session's minute: the same for the same seed, a whole number below 2^32.
+
+    A session draws one seed; its minutes' numbers are hashes of seed and minute, so that an account keeps one number
+    and not 390. A 32-bit integer hash in arithmetic that never leaves 63 bits, the same bits compiled or not.
+    Source: C. Wellons and others, "Prospecting for hash functions", constants 0x21f0aaad and 0x735a2d97.
+    """
+    return _hash(_hash(int(seed)) + 0x1E3779B1 * (int(minute) + 1)) / 4294967296.0
+
+
+@compiled
+def _hash(value: int) -> int:
+    value &= 0xFFFFFFFF
+    value ^= value >> 16
+    value = (value * 0x21F0AAAD) & 0xFFFFFFFF
+    value ^= value >> 15
+    value = (value * 0x735A2D97) & 0xFFFFFFFF
+    value ^= value >> 15
+    return value
+
+
+@compiled
 def peg(side: float, bid: float, ask: float, tick: float) -> float:
     """Limit price at the mid of a quote, rounded to the tick toward the own side: buys down (to one tick), sells up."""
     per_unit = 1.0 / tick

@@ -20,6 +20,7 @@ from markets.compiled import compiled
 ORDER_OK = 0
 REJECT_NOT_FINITE, REJECT_CLOSED, REJECT_CUT_OFF, REJECT_EXIT, REJECT_HELD = 1, 2, 3, 4, 5
 REJECT_FLAT, REJECT_NO_QUOTE, REJECT_QUANTITY, REJECT_PREMIUM = 6, 7, 8, 9
+REJECT_WORKING = 10  # of who keeps one working order at a time; a single order is checked without it
 ORDER_STATUS = {
     ORDER_OK: "accepted",
     REJECT_NOT_FINITE: "rejected: not a finite number",
@@ -31,6 +32,7 @@ ORDER_STATUS = {
     REJECT_NO_QUOTE: "rejected: nobody quotes the opposite side",
     REJECT_QUANTITY: "rejected: not a whole number of contracts that is held or at least 1",
     REJECT_PREMIUM: "rejected: cash does not cover premium and fee",
+    REJECT_WORKING: "rejected: an order is working",
 }
 
 

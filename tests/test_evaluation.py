@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import agents.evaluation as evaluation
 from agents import report
 from agents.agent import Agent, Observation
 from agents.baselines import BASELINES, UNLEVERED, BuyAndHold, Idle, Random, baseline
 from agents.evaluation import COST_SCALES, Walk, evaluate, over_seeds, record_touch, score, touch_log, walk
 from envs.make import build, game_of
+from envs.perp_columns import LEDGER
 from envs.perp_futures import PerpFuturesConfig
 from envs.simulation import Game
 from markets.errors import MissingExtraError, UnknownNameError
@@ -78,7 +78,7 @@ def by_hand(agent: Agent, **arguments: Any) -> dict[str, Any]:
     observation, info = env.reset(seed=SEED)
     agent.bind(env.observation_names)
     equity, exposure, times = [info["equity"]], [0.0], [info["time"]]
-    totals, turnover, state, over = dict.fromkeys(evaluation.ITEMS, 0.0), 0.0, None, False
+    totals, turnover, state, over = dict.fromkeys(LEDGER.items, 0.0), 0.0, None, False
     while not over:
         action, state = agent.predict(observation, state)
         observation, _, terminated, truncated, info = env.step(action)
@@ -252,7 +252,7 @@ def made_walk(ends: list[float]) -> Walk:
     equity = 10_000.0 * np.array(ends)[None] ** path
     zero = np.zeros(4)
     time = np.datetime64("2024-01-01", "ns") + np.arange(steps + 1) * np.timedelta64(1, "h")
-    items = {name: zero for name in evaluation.ITEMS}
+    items = {name: zero for name in LEDGER.items}
     return Walk(time, equity, np.ones_like(equity), items, np.ones(4), ("",) * 4, COST_SCALES)
 
 

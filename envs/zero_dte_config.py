@@ -1,0 +1,119 @@
+"""Arguments of the ZeroDTE environment, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from envs.rewards import parse_reward
+from envs.splits import SPLITS
+from envs.zero_dte_columns import TERM_COLUMNS
+from markets.bars import Bars
+from markets.errors import ConfigError, unknown
+from markets.option_contract import SameDayOption, check_number
+from markets.session_features import SessionScaler
+
+DEFAULT_BARS = "synthetic:spy?seed=0&sessions=500"
+ACTIONS = ("discrete", "sized")
+VOLATILITIES = ("vix",)
+
+_CONTRACT = (
+    "strike_spacing", "fee", "entry_cut_off", "forced_exit", "settlement", "variance_premium", "fill", "fill_rate",
+    "fill_decay", "selection", "order_life", "order_repegs", "offered",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroDTEConfig:
+    """Arguments of ``gym.make("ZeroDTE-v0", ...)``; names and numbers only.
+
+    Attributes:
+        bars: source specification of one-minute bars with sessions (or a ``Bars`` where the env is built directly).
+        split: ``train``, ``validation`` or ``test``, whole sessions each.
+        train_end, validation_end: dates that end the splits (a date includes its day); fractions .6/.2/.2 without.
+        scaler: a JSON file with a fitted session scaler; fitted on the training sessions without.
+        allow_in_sample: let a validation or test episode begin inside the range a scaler was fitted on.
+        random_start: a session at random (training), or one after the other in their order (evaluation).
+        actions: ``discrete``, or ``sized``: a second number chooses 25, 50, 75 or 100 % of the risk budget.
+        initial_equity: USD at the opening of every session. risk: the budget of a purchase, as a share of the cash.
+        strike_offset: strikes out of the money from the one nearest to the last price; negative: in the money.
+        iv: where the implied volatility comes from. ``vix``: the index's previous close x ``vix_ratio`` / 100 on the
+            calendar clock, converted, constant through the day on the variance clock.
+        vix_ratio: same-day over 30-day implied volatility.
+        reward: terms with weights, see :mod:`envs.rewards`; there is no funding here.
+        sharpe_rate: eta of the differential Sharpe ratio.
+        cost_scale: multiplies fee and spread; a spread is never less than one tick.
+        strike_spacing, fee, entry_cut_off, forced_exit, settlement, variance_premium, fill, fill_rate, fill_decay,
+        selection, order_life, order_repegs, offered: of the contract, see
+            :class:`markets.option_contract.SameDayOption`.
+        encoded: kind of encoder whose columns are appended; none without. encoder: folder of its weights, or the name
+            of shipped ones. odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
+    """
+
+    bars: str | Bars = DEFAULT_BARS
+    split: str = "train"
+    train_end: str | None = None
+    validation_end: str | None = None
+    scaler: str | SessionScaler | None = None
+    allow_in_sample: bool = False
+    random_start: bool | None = None
+    actions: str = "discrete"
+    initial_equity: float = 100_000.0
+    risk: float = 0.02
+    strike_offset: int = 0
+    iv: str = "vix"
+    vix_ratio: float = 1.29
+    reward: str = "log_return"
+    sharpe_rate: float = 0.01
+    cost_scale: float = 1.0
+    strike_spacing: float = SameDayOption.strike_spacing
+    fee: float = SameDayOption.fee
+    entry_cut_off: float = SameDayOption.entry_cut_off
+    forced_exit: float | None = SameDayOption.forced_exit
+    settlement: str = SameDayOption.settlement
+    variance_premium: float = SameDayOption.variance_premium
+    fill: str = SameDayOption.fill
+    fill_rate: float = SameDayOption.fill_rate
+    fill_decay: float = SameDayOption.fill_decay
+    selection: float = SameDayOption.selection
+    order_life: float = SameDayOption.order_life
+    order_repegs: float = SameDayOption.order_repegs
+    offered: float = SameDayOption.offered
+    encoded: str = ""
+    encoder: str | None = None
+    odds: str = "belief"
+
+    def __post_init__(self) -> None:
+        for name, valid in (("split", SPLITS), ("actions", ACTIONS), ("iv", VOLATILITIES)):
+            if getattr(self, name) not in valid:
+                raise unknown(name, getattr(self, name), valid)
+        for name, low, high in (
+            ("initial_equity", 1.0, 1e12), ("risk", 1e-6, 1.0), ("strike_offset", -50, 50), ("vix_ratio", 0.1, 10.0),
+            ("sharpe_rate", 1e-9, 1.0), ("cost_scale", 0.0, 1e3),
+        ):  # fmt: skip
+            check_number(name, getattr(self, name), low, high)
+        if self.strike_offset != int(self.strike_offset):
+            raise ConfigError(f"strike_offset={self.strike_offset!r} must be a whole number of strikes")
+        for name, kinds in (
+            ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("encoded", str), ("encoder", str),
+            ("odds", str), ("scaler", (str, SessionScaler)),
+        ):  # fmt: skip
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
+                hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""
+                raise ConfigError(f"{name} must be text, not {type(getattr(self, name)).__name__}{hint}")
+        if not isinstance(self.allow_in_sample, bool):
+            raise ConfigError(f"allow_in_sample={self.allow_in_sample!r} must be True or False")
+        if not isinstance(self.reward, str):
+            raise ConfigError(f"reward={self.reward!r} must be text, such as 'log_return=1,drawdown=0.5'")
+        for name in parse_reward(self.reward):
+            if name not in TERM_COLUMNS:
+                raise unknown("reward term of ZeroDTE", name, TERM_COLUMNS)
+        if not self.encoded and (self.encoder is not None or self.odds != "belief"):
+            name = "encoder" if self.encoder is not None else "odds"
+            raise ConfigError(f"{name}={getattr(self, name)!r} needs an encoder: pass encoded='jepa' as well")
+        _ = self.contract  # checks its own fields
+
+    @cached_property
+    def contract(self) -> SameDayOption:
+        """The option contract that these arguments describe."""
+        return SameDayOption(**{name: getattr(self, name) for name in _CONTRACT})
