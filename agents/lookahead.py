@@ -85,7 +85,8 @@ def check_id_lanes(
     """Look for the future in the native lanes of one of our ids; None for an environment of somebody else.
 
     The lanes begin at the first bars of the test split, a few bars apart, and play short episodes one after the other
-    (unless the arguments say otherwise; where an episode is a session, at the first sessions), so that what they show at the end of an episode and after it is compared.
+    (unless the arguments say otherwise; where an episode is a session, at the first sessions), so that what they show
+    at the end of an episode and after it is compared.
 
     Args:
         env_id: what ``gym.make_vec`` takes.
