@@ -97,7 +97,7 @@ def check_id_lanes(
     given, train_rows = _given(env_id, bars, arguments)
     if env_id.rpartition(":")[2] not in envs.ids():
         return None
-    fields = family_of(gym.spec(env_id).kwargs["family"]).config.__dataclass_fields__
+    fields = family_of(gym.spec(env_id.rpartition(":")[2]).kwargs["family"]).config.__dataclass_fields__
     given = {"random_start": True, **({"episode_bars": LANE_EPISODE} if "episode_bars" in fields else {}), **given}
 
     def make(content: Bars) -> Any:
