@@ -18,7 +18,7 @@ from envs.wrappers.encode import EncodeObservation, EncodeObservationVector
 from markets.compiled import is_cached
 from markets.errors import ConfigError, unknown
 
-FAMILIES = {"PerpFutures": "envs.perp_futures:PerpFutures"}
+FAMILIES = {"PerpFutures": "envs.perp_futures:PerpFutures", "ZeroDTE": "envs.zero_dte:ZeroDTE"}
 OWN_ARGUMENTS = ("info", "render_mode", "on_bad_action")  # of every environment, beside its family's configuration
 GAMES = 16  # prepared games kept per process
 

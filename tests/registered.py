@@ -21,6 +21,7 @@ from markets.sources.memory import register_bars
 
 IDS = envs.ids()
 HOUR = np.timedelta64(3600 * 10**9, "ns")
+SESSIONS = "synthetic:spy?seed=1&sessions=20"
 SMALL = "synthetic:crypto?seed=1&interval=1h&bars=4000"
 
 
@@ -33,6 +34,12 @@ def perpetual_market(rows: int = 2600) -> Bars:
     bars = sources.load(SMALL).between(0, rows)
     opened = bars.open * np.exp(np.random.default_rng(41).normal(0.0, 0.001, bars.open.shape))
     return replace(bars, open=opened, high=np.maximum(bars.high, opened), low=np.minimum(bars.low, opened))
+
+
+@cache
+def session_market() -> Bars:
+    """Seven sessions of minutes with quotes, an index and labels."""
+    return sources.load("synthetic:spy?seed=1&sessions=7")
 
 
 def random_walk(seed: int = 41, rows: int = 12_000) -> Bars:
@@ -81,6 +88,13 @@ FAMILIES = {
         market=perpetual_market,
         enduring={"continue_after_liquidation": True, "ruin": 1e-6},
         idle=np.zeros(1, np.float32),
+    ),
+    "ZeroDTE": Family(
+        arguments={"bars": SESSIONS},
+        volatile={"bars": SESSIONS + "&early_close=only", "fill": "market"},
+        market=session_market,
+        enduring={},
+        idle=0,
     ),
 }
 
