@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from markets.bars import PRICES, Bars
+from markets.sessions import sessions_of
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +43,13 @@ def changed(bars: Bars, k: int, how: str, seed: int = 0) -> Bars:
     rates[later] = np.clip(_replaced(rates[later], how, np.random.default_rng([seed, k])), -0.5, 0.5)
     labels = None if bars.labels is None else np.concatenate([bars.labels[:k], bars.labels[k:][::-1]])
     return replace(bars, **columns, funding_rate=rates, labels=labels)  # type: ignore[arg-type]
+
+
+def cut_behind_session(bars: Bars, k: int) -> int:
+    """Return the first row behind the session of bar ``k``, ``k`` where it has none."""
+    found = sessions_of(bars)
+    place = int(found.place[min(k, len(bars) - 1)])
+    return k if place < 0 else int(found.first[place] + found.rows[place])
 
 
 def changed_rows(values: Floats, k: int, how: str, seed: int = 0) -> Floats:

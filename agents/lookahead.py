@@ -59,6 +59,7 @@ __all__ = [
 ]
 
 DEFAULT_BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
+BARS_OF_FAMILY = {"ZeroDTE": "synthetic:spy?seed=1&sessions=7"}  # where the default is no market of the family
 LANES, LANES_APART, LANE_EPISODE = 4, 7, 40  # native lanes, the bars between their starts and of their episodes
 
 
@@ -76,7 +77,14 @@ def check_id(env_id: str, bars: Bars, arguments: Mapping[str, Any] | None = None
     def make(content: Bars) -> Any:
         return gym.make(env_id, bars=register_bars("lookahead", content), **given)
 
-    return check_env(make, bars, subject=env_id, train_rows=train_rows, **settings)
+    sessions = _plays_sessions(env_id)
+    return check_env(make, bars, subject=env_id, train_rows=train_rows, whole_sessions=sessions, **settings)
+
+
+def bars_for(env_id: str | None) -> str:
+    """Return the specification of the market that an id is tried on where none is named."""
+    family = gym.registry[env_id].kwargs.get("family", "") if env_id in gym.registry else ""
+    return BARS_OF_FAMILY.get(family, DEFAULT_BARS)
 
 
 def check_id_lanes(
@@ -112,7 +120,16 @@ def check_id_lanes(
         starts = [int(game.starts[lane % len(game.starts)]) for lane in range(LANES)]
     options = {"start": [game.bars.time[start] for start in starts]}
     subject = f"{env_id}, {LANES} lanes"
-    return check_vector_env(make, bars, subject=subject, options=options, train_rows=train_rows, **settings)
+    return check_vector_env(
+        make, bars, subject=subject, options=options, train_rows=train_rows, whole_sessions=game.starts is not None,
+        **settings,
+    )  # fmt: skip
+
+
+def _plays_sessions(env_id: str) -> bool:
+    """Tell whether an id is ours and of a family whose episodes are whole sessions."""
+    name = env_id.rpartition(":")[2]
+    return name in envs.ids() and gym.registry[name].kwargs["family"] in BARS_OF_FAMILY
 
 
 def _given(env_id: str, bars: Bars, arguments: Mapping[str, Any] | None) -> tuple[dict[str, Any], int]:

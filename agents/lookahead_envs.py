@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from agents.counterfactual import changed, gapped
+from agents.counterfactual import changed, cut_behind_session, gapped
 from agents.fills import HOW, early_fill, extremes
 from agents.infos import InfoColumns
 from agents.leak_search import TERMINATED, TRIALS, TRUNCATED, leak_at, search
@@ -34,6 +34,7 @@ def check_env(
     steps: int = STEPS,
     trials: int = TRIALS,
     seed: int = 0,
+    whole_sessions: bool = False,
 ) -> Leaks:
     """Look for the future in observations, rewards, infos and fills of the environments that ``make(bars)`` builds.
 
@@ -46,6 +47,7 @@ def check_env(
         steps: longest replay.
         trials: random places at which the future begins.
         seed: of reset, actions, places and noise.
+        whole_sessions: the environment plays whole sessions only, so that bars are cut off behind a session.
 
     Raises:
         ConfigError: the bar of the first observation is unknown, or two equal replays differ.
@@ -58,6 +60,7 @@ def check_env(
         return _play(make(bars), walk)
 
     def rebuild(k: int, how: str) -> Record:
+        k = cut_behind_session(bars, k) if how == "cut" and whole_sessions else k
         return _play(make(changed(bars, k, how, seed)), walk)
 
     leaks = search(subject, rebuild, base, train_rows, trials, seed)

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from agents.counterfactual import changed, gapped
+from agents.counterfactual import changed, cut_behind_session, gapped
 from agents.fills import HOW, early_fill, extremes
 from agents.infos import InfoColumns, batch
 from agents.leak_search import TRIALS, search
@@ -44,6 +44,7 @@ def check_vector_env(
     steps: int = LANE_STEPS,
     trials: int = TRIALS,
     seed: int = 0,
+    whole_sessions: bool = False,
 ) -> Leaks:
     """Look for the future in every lane, and in ``final_obs``, of the vector environments that ``make(bars)`` builds.
 
@@ -57,6 +58,7 @@ def check_vector_env(
         steps: calls of a replay.
         trials: random places at which the future begins.
         seed: of reset, actions, places and noise.
+        whole_sessions: the environment plays whole sessions only, so that bars are cut off behind a session.
 
     Raises:
         ConfigError: infos do not name the bars by ``row`` or ``time``, or two equal replays differ.
@@ -70,6 +72,7 @@ def check_vector_env(
     order = _order(base.rows)
 
     def rebuild(k: int, how: str) -> Record:
+        k = cut_behind_session(bars, k) if how == "cut" and whole_sessions else k
         lines = _play(make(changed(bars, k, how, seed)), walk)
         return _record(base, order, _filled(lines, base, how == "cut"))
 
@@ -217,7 +220,7 @@ def _early_fill(make: Make, walk: _Walk, base: _Lines, subject: str, train_rows:
     if single is None:
         return None
     empty = gym.vector.utils.create_empty_array
-    low, high = (
+    actions = tuple(
         gym.vector.utils.concatenate(space, [one] * lanes, empty(space, lanes))  # type: ignore[arg-type]
         for one in single
     )
@@ -237,7 +240,7 @@ def _early_fill(make: Make, walk: _Walk, base: _Lines, subject: str, train_rows:
         steps = [step for step in range(1, first) if base.rows[2 * step, lane] >= max(train_rows, 1)]
         if steps:
             spots += sorted({(step, lane) for step in (steps[0], *generator.choice(steps, FILL_TRIALS).tolist())})
-    found = early_fill(pay, (low, high), spots)
+    found = early_fill(pay, actions, spots)
     if found is None:
         return None
     step, lane = found

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.encoding import Encoded
-from markets.bars import Bars
+from markets.bars import Bars, as_time
 from markets.errors import ActionError, ArtefactError, ConfigError
 
 # The columns that every family's account rows begin with. ROW to QUIET are read together after a step. What
@@ -276,7 +276,8 @@ class Simulation:
         row = game.bars.row_at(start)
         if game.starts is not None:
             place = int(np.searchsorted(game.starts, row))
-            if row < game.first or place == len(game.starts):
+            day = game.bars.time[game.first].astype("datetime64[D]")  # whoever names a day means its session
+            if as_time(start, "start") < day or place == len(game.starts):
                 raise ConfigError(
                     f"start={start!r} is outside the split: episodes can begin from {game.bars.time[game.first]} "
                     f"to {game.bars.time[game.starts[-1]]}"

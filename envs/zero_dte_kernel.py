@@ -59,6 +59,7 @@ from markets.options import (
     check_order,
     is_forced_out,
     physical_settlement,
+    sale_fee,
     sale_proceeds,
     whole_contracts,
 )
@@ -304,7 +305,7 @@ def _book(a: Floats, side: float, filled: float, price: float, mid: float, fee: 
         a[c.FEE] = filled * fee
     else:
         a[c.CASH] += sale_proceeds(filled, price, size, fee)
-        a[c.FEE] = filled * fee if price > 0.0 else 0.0
+        a[c.FEE] = filled * sale_fee(price, size, fee)
     a[c.POSITION] = held + side * filled
     a[c.SPREAD_COST] = side * filled * size * (price - mid)
     a[c.FILL_QUANTITY], a[c.FILL_PRICE] = side * filled, price

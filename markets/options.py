@@ -78,8 +78,14 @@ def buying_cost(quantity: float, price: float, multiplier: float, fee: float) ->
 
 @compiled
 def sale_proceeds(quantity: float, price: float, multiplier: float, fee: float) -> float:
-    """Cash that comes with a sale; an option that is given away at 0 is abandoned and pays no fee."""
-    return quantity * (multiplier * price - fee) if price > 0.0 else 0.0
+    """Cash that comes with a sale; what brings less than its fee is abandoned: a sale never costs cash."""
+    return quantity * (multiplier * price - sale_fee(price, multiplier, fee))
+
+
+@compiled
+def sale_fee(price: float, multiplier: float, fee: float) -> float:
+    """Fee of one contract that is sold: at most what the sale brings, so 0 for what is given away."""
+    return min(fee, multiplier * price)
 
 
 @compiled

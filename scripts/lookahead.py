@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Python files that define table(bars), make_env(bars), make_vector_env(bars), normalise(array), "
         "make_policy(bars) or a policy",
     )
-    parser.add_argument("--bars", metavar="SPEC", help="the market (default: 3,000 synthetic hours)")
+    parser.add_argument(
+        "--bars", metavar="SPEC", help="the market (default: 3,000 synthetic hours, 7 sessions of minutes for ZeroDTE)"
+    )
     add_env_arguments(parser)
     parser.add_argument("--first-row", type=whole, metavar="N", help="bar of the first observation of make_env")
     parser.add_argument("--trials", type=whole, default=20, help="random places at which the future is replaced")
@@ -36,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Look for the future; exit status 1 where it was found."""
     from agents import lookahead
 
-    bars = sources.load(options.bars or lookahead.DEFAULT_BARS)
+    bars = sources.load(options.bars or lookahead.bars_for(options.env))
     settings = {"first_row": options.first_row, "trials": options.trials, "seed": options.seed}
     arguments = pairs(options.env_arg, "--env-arg")
     if options.module and arguments:

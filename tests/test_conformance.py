@@ -22,6 +22,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env as check_by_gymnasium
 from stable_baselines3.common.env_checker import check_env as check_by_sb3
+from registered import family
 
 import envs
 from markets.errors import ActionError, ConfigError, RegimeGymError, UnknownNameError
@@ -33,13 +34,12 @@ Step = tuple[bytes, float, bool, bool, str]
 
 IDS = envs.ids()
 SEED = 20
-SMALL = {"PerpFutures": {"bars": "synthetic:crypto?seed=1&interval=1h&bars=4000"}}  # by family; {} is the default
 ALLOWED_WARNING = "is different from the unwrapped version"  # check_env says so of every env that gym.make returns
 
 
 def arguments(name: str) -> dict[str, Any]:
     """A market that is quick to prepare, for a registered id."""
-    return dict(SMALL.get(name.split("-")[0], {}))
+    return dict(family(name).arguments)
 
 
 def maker(name: str, **more: Any) -> Make:
@@ -577,11 +577,11 @@ def test_an_action_outside_its_bounds_counts_as_the_bound_and_whole_numbers_as_n
 
 @pytest.mark.parametrize("name", IDS)
 def test_a_misspelt_name_raises_a_typed_error_with_the_nearest_valid_one(name: str) -> None:
-    cases = {"inf": "'info'", "epsiode_bars": "'episode_bars'", "rewards": "'reward'", "spilt": "'split'"}
+    cases = {"inf": "info", "rewards": "reward", "spilt": "split", **family(name).misspelt}
     for wrong, right in cases.items():
-        with pytest.raises(UnknownNameError, match=f"{wrong}.*Did you mean {right}"):
+        with pytest.raises(UnknownNameError, match=f"{wrong}.*Did you mean '{right}'"):
             gym.make(name, **{**arguments(name), wrong: 1})
-        with pytest.raises(UnknownNameError, match=f"{wrong}.*Did you mean {right}"):
+        with pytest.raises(UnknownNameError, match=f"{wrong}.*Did you mean '{right}'"):
             gym.make_vec(name, num_envs=2, **{**arguments(name), wrong: 1})
 
 

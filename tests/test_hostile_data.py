@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
-from registered import HOUR, IDS, family, make_on
+from registered import HOUR, IDS, candles, family, make_on
 from test_perp_env import FEE_ONLY, Kernel, bar, continuous, environment, flat, mutant, play, script
 
 from markets.bars import PRICES, Bars
@@ -27,26 +27,12 @@ SEED = 71
 ROWS = 3_000
 
 
-def candles(rows: int = ROWS) -> pd.DataFrame:
-    """Hourly candles of a seeded random walk."""
-    random = np.random.default_rng(SEED)
-    close = 100.0 * np.exp(np.cumsum(random.normal(0.0, 0.01, rows)))
-    opened = np.concatenate([[100.0], close[:-1]])
-    return pd.DataFrame(
-        {
-            "timestamp": pd.date_range("2024-01-01", periods=rows, freq="1h", tz="UTC"),
-            "open": opened, "high": np.maximum(opened, close), "low": np.minimum(opened, close), "close": close,
-            "volume": random.lognormal(5.0, 1.0, rows),
-        }
-    )  # fmt: skip
-
-
 # ---- refused when an environment is made ------------------------------------------------------------------------
 
 
-def spoilt(defect: str) -> tuple[pd.DataFrame, str]:
+def spoilt(name: str, defect: str) -> tuple[pd.DataFrame, str]:
     """Candles with one defect, and what the error must name."""
-    table = candles()
+    table = family(name).candles(ROWS)
     row = 200
     if defect in ("nan", "inf", "-inf", "0", "-1"):
         table.loc[row, "close"] = float(defect)
@@ -79,12 +65,12 @@ DEFECTS = (
 @pytest.mark.parametrize("name", IDS)
 def test_no_environment_is_made_of_data_that_violate_the_schema(name: str, defect: str, tmp_path: Path) -> None:
     """E40, E41, E42, E43, E46, E47. A typed error with column and row, from one env and from many."""
-    table, text = spoilt(defect)
+    table, text = spoilt(name, defect)
     file = tmp_path / "candles.csv"
     table.to_csv(file, index=False)
     for made in (gym.make, lambda *args, **more: gym.make_vec(*args, num_envs=2, **more)):
         with pytest.raises(DataError) as raised:
-            made(name, bars=f"csv:{file}")
+            made(name, bars=f"csv:{file}{family(name).query}")
         assert text in str(raised.value)
 
 
@@ -92,31 +78,38 @@ def test_no_environment_is_made_of_data_that_violate_the_schema(name: str, defec
 def test_the_same_candles_without_a_defect_make_an_environment(name: str, tmp_path: Path) -> None:
     """Twin of E40, E41, E42, E43, E46 and E47."""
     file = tmp_path / "candles.csv"
-    candles().to_csv(file, index=False)
-    env = gym.make(name, bars=f"csv:{file}", episode_bars=10)
+    family(name).candles(ROWS).to_csv(file, index=False)
+    env = gym.make(name, bars=f"csv:{file}{family(name).query}", **family(name).short(10))
     assert np.isfinite(env.reset(seed=SEED)[0]).all()
 
 
 @pytest.mark.parametrize("name", IDS)
 def test_too_few_bars_for_the_warm_up_are_a_clear_error(name: str, tmp_path: Path) -> None:
     """E46. From two bars on; the least number that suffices plays its episode."""
+    kind = family(name)
+
+    def made(rows: int) -> Any:
+        table, options = kind.candles(rows), dict(pair.split("=") for pair in kind.query[1:].split("&") if pair)
+        return make_on(name, Bars.from_frame(table, **options), **kind.short(5))
+
     refused, suffices = 1, ROWS
     for rows in (2, 3, 17, 168, 169, 170):
-        with pytest.raises(RegimeGymError, match="bars"):
-            make_on(name, Bars.from_frame(candles(rows)), episode_bars=5)
+        with pytest.raises(RegimeGymError, match="bars|session"):
+            made(rows)
     while suffices - refused > 1:
         rows = (refused + suffices) // 2
         try:
-            make_on(name, Bars.from_frame(candles(rows)), episode_bars=5)
+            made(rows)
             suffices = rows
-        except DataError:
+        except RegimeGymError:
             refused = rows
-    made = make_on(name, Bars.from_frame(candles(suffices)), episode_bars=5)
-    made.reset(seed=SEED)
-    for _ in range(5):
-        *_, terminated, truncated, _ = made.step(family(name).idle)
-    assert truncated
-    assert not terminated
+    env = made(suffices)
+    env.reset(seed=SEED)
+    for _ in range(390):
+        *_, terminated, truncated, _ = env.step(kind.idle)
+        if terminated or truncated:
+            break
+    assert (terminated, truncated) == (kind.ends == "terminated", kind.ends == "truncated")
 
 
 # ---- forms that are accepted or refused, and never changed ------------------------------------------------------
@@ -147,7 +140,7 @@ FORMS: dict[str, Callable[[pd.Series], Any]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_column_of_any_kind_is_read_as_its_numbers_or_refused_by_name_and_never_changed(form: str) -> None:
     """E47. What is accepted equals the numbers that the column shows."""
-    table = candles()
+    table = candles(ROWS)
     for name in (*PRICES, "volume"):
         table[name] = FORMS[form](table[name])
     before = table.copy(deep=True)
@@ -182,7 +175,7 @@ ACCEPTED = (
 def test_stamps_of_any_zone_are_read_as_the_same_instants(stamps: Callable[[Any], Any]) -> None:
     """E42. Over a change of the clocks; a stamp without a zone is UTC."""
     times = pd.date_range("2024-10-26", periods=ROWS, freq="1h", tz="UTC")
-    bars = Bars.from_frame(candles().assign(timestamp=stamps(times)))
+    bars = Bars.from_frame(candles(ROWS).assign(timestamp=stamps(times)))
     np.testing.assert_array_equal(bars.time, times.tz_localize(None).to_numpy().astype("datetime64[ns]"))
 
 

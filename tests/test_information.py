@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from registered import IDS, family, make, make_on, random_walk
+from registered import IDS, family, make, make_on
 from test_causality import changed, draw_rows
 
 from agents import lookahead
@@ -30,13 +30,13 @@ Floats = np.ndarray[Any, Any]
 
 # ---- the future -------------------------------------------------------------------------------------------------
 
-FIRST, LAST = 1_850, 2_400  # rows of the market that are played
 WAYS = ("noise", "x10", "reversed", "nan", "cut")
 
 
-def dated(bars: Bars) -> dict[str, Any]:
+def dated(name: str, bars: Bars) -> dict[str, Any]:
     """Splits by date, so that nothing that is fitted moves with the bars of the test split."""
-    return {"split": "test", "train_end": str(bars.close_time[1_500]), "validation_end": str(bars.close_time[1_800])}
+    ends = [str(bars.close_time[row]) for row in family(name).ends_of_splits]
+    return {"split": "test", "train_end": ends[0], "validation_end": ends[1]}
 
 
 def episode(name: str, bars: Bars, start: np.datetime64, actions: list[Any], dates: dict[str, Any]) -> Any:
@@ -53,19 +53,23 @@ def episode(name: str, bars: Bars, start: np.datetime64, actions: list[Any], dat
     return seen, rewards
 
 
-def what_leaked(name: str, rows: list[int]) -> list[str]:
-    """Replace the market from each of ``rows`` on in one way after the other; say what changed that may not."""
+def what_leaked(name: str, places: int = 20) -> list[str]:
+    """Replace the market from random rows on in one way after the other; say what changed that may not."""
     bars, found = family(name).market(), []
-    env = make_on(name, bars, **dated(bars))
+    first, last = family(name).played
+    dates = dated(name, bars)
+    env = make_on(name, bars, **dates)
     env.action_space.seed(SEED)
-    actions = [env.action_space.sample() for _ in range(LAST - FIRST)]
+    actions = [env.action_space.sample() for _ in range(last - first)]
     actions = [actions[count - count % 4] for count in range(len(actions))]  # held, so that positions live
-    seen, rewards = episode(name, bars, bars.time[FIRST], actions, dated(bars))
-    assert len(rewards) == LAST - FIRST
-    for count, k in enumerate(rows):
+    seen, rewards = episode(name, bars, bars.time[first], actions, dates)
+    assert len(rewards) == last - first
+    sessions = "spy" in family(name).query  # an unfinished session is not played: its bars are cut off behind it
+    for count, k in enumerate(draw_rows(first + 2, last, places)):
         for how in (WAYS[count % len(WAYS)], WAYS[(count + 2) % len(WAYS)]):
-            other, other_rewards = episode(name, changed(bars, k, how), bars.time[FIRST], actions, dated(bars))
-            known = k - FIRST  # observations of rows FIRST .. k - 1
+            content = bars.between(0, last + 1) if how == "cut" and sessions else changed(bars, k, how)
+            other, other_rewards = episode(name, content, bars.time[first], actions, dates)
+            known = k - first  # observations of rows first .. k - 1
             if seen[:known] != other[:known]:
                 found.append(f"{how} from {k}: an observation")
             if rewards[: known - 1] != other_rewards[: known - 1]:
@@ -77,22 +81,22 @@ def what_leaked(name: str, rows: list[int]) -> list[str]:
 def test_nothing_before_a_changed_or_missing_bar_is_another_bit(name: str) -> None:
     """E13, E14. Noise, ten times as much, reversed, NaN and cut off, at 20 random bars."""
     print(f"seed {SEED}")
-    assert what_leaked(name, draw_rows(FIRST + 2, LAST)) == []
+    assert what_leaked(name) == []
 
 
 @pytest.mark.usefixtures("fresh_games")
 @pytest.mark.parametrize("name", IDS)
 def test_mutant_one_bar_of_lookahead_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twin of E13 and E14."""
-    raw = features.raw
+    raw = family(name).features.raw
 
     def early(bars: Bars) -> Floats:
         values = raw(bars)
         values[:-1, 0] = values[1:, 0]
         return values
 
-    monkeypatch.setattr(features, "raw", early)
-    found = what_leaked(name, draw_rows(FIRST + 2, LAST, 5))
+    monkeypatch.setattr(family(name).features, "raw", early)
+    found = what_leaked(name, 5)
     assert any("observation" in leak for leak in found)
 
 
@@ -106,24 +110,23 @@ def test_the_lookahead_detector_finds_every_id_clean(name: str) -> None:
 
 # ---- the past ---------------------------------------------------------------------------------------------------
 
-HISTORIES = (200, 400, 1_000, 1_500, 1_700)  # bars before the first observation
 
-
-def scaler_file(bars: Bars, folder: Path, rows: int = 1_000) -> str:
+def scaler_file(name: str, bars: Bars, folder: Path, rows: int = 1_000) -> str:
     """Fit the feature scaler once, on the first rows, so that histories of any length are observed through the same."""
-    file = folder / "scaler.json"
-    file.write_text(json.dumps(FeatureScaler.fit(bars, features.raw(bars), rows).to_json()))
+    file, kind = folder / "scaler.json", family(name)
+    file.write_text(json.dumps(kind.scaler.fit(bars, kind.features.raw(bars), rows).to_json()))
     return str(file)
 
 
-def warm_up_gaps(name: str, folder: Path, histories: tuple[int, ...] = HISTORIES) -> list[float]:
+def warm_up_gaps(name: str, folder: Path, histories: tuple[int, ...] = ()) -> list[float]:
     """Start one episode behind histories of several lengths; largest difference of an observation to the longest."""
-    whole, at = family(name).market(), 2_000
-    scaler = scaler_file(whole, folder)
-    declared = make_on(name, whole, episode_bars=50).unwrapped.simulation.game.first  # type: ignore[attr-defined]
+    whole, (usual, at, after) = family(name).market(), family(name).behind
+    scaler = scaler_file(name, whole, folder)
+    short = family(name).short(50)
+    declared = make_on(name, whole, **short).unwrapped.simulation.game.first  # type: ignore[attr-defined]
     runs = []
-    for history in (length for length in histories if length >= declared):
-        bars = whole.between(at - history, at + 200)
+    for history in (length for length in histories or usual if length >= declared):
+        bars = whole.between(at - history, at + after)
         dates = {
             "split": "test", "train_end": str(whole.close_time[at - 20]), "scaler": scaler, "allow_in_sample": True,
             "validation_end": str(whole.close_time[at - 10]),
@@ -141,12 +144,31 @@ def warm_up_gaps(name: str, folder: Path, histories: tuple[int, ...] = HISTORIES
 
 @pytest.mark.parametrize("name", IDS)
 def test_an_episode_is_the_same_behind_any_history_that_covers_the_warm_up(name: str, tmp_path: Path) -> None:
-    """E15. 200, 400 and 1,000 bars before the first observation, and as many as an encoder asks for."""
+    """E15. Histories of several lengths before the first observation, as long as an encoder asks for."""
     assert max(warm_up_gaps(name, tmp_path)) <= 1e-6
 
 
 @pytest.mark.usefixtures("fresh_games")
 @pytest.mark.parametrize("name", IDS)
+def test_mutant_a_feature_that_counts_the_bars_of_the_history_is_found(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin of E15."""
+    raw = family(name).features.raw
+
+    def counts(bars: Bars) -> Floats:
+        values = raw(bars)
+        values[:, 0] *= 1.0 + np.arange(len(bars)) % 7
+        return values
+
+    scaler = scaler_file(name, family(name).market(), tmp_path)
+    monkeypatch.setattr(f"{__name__}.scaler_file", lambda *arguments: scaler)
+    monkeypatch.setattr(family(name).features, "raw", counts)
+    assert max(warm_up_gaps(name, tmp_path)) > 1e-3
+
+
+@pytest.mark.usefixtures("fresh_games")
+@pytest.mark.parametrize("name", [name for name in IDS if family(name).features is features])
 def test_mutant_a_warm_up_that_is_declared_too_short_is_found(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,9 +186,9 @@ PROBED = 10_000
 
 
 def rollout(name: str, bars: Bars) -> tuple[Floats, Floats]:
-    """Observations of a long episode with random targets held for a while, account columns too, and their rows."""
+    """Observations of long play with random actions held for a while, account columns too, and their rows."""
     env = make_on(
-        name, bars, split="test", train_end=str(bars.close_time[500]), validation_end=str(bars.close_time[510]),
+        name, bars, split="test", train_end=str(bars.close_time[500]), validation_end=str(bars.close_time[800]),
         info="none", disable_env_checker=True, **family(name).enduring,
     )  # fmt: skip
     env.action_space.seed(SEED)
@@ -179,8 +201,10 @@ def rollout(name: str, bars: Bars) -> tuple[Floats, Floats]:
         obs, _, terminated, truncated, _ = env.step(action)
         seen.append(obs)
         rows.append(int(env.unwrapped.simulation.rows[0]))  # type: ignore[attr-defined]
-        if terminated or truncated:
-            break
+        if terminated or truncated:  # the next session; the last observation of this one is not kept
+            seen[-1], _ = env.reset()
+            rows[-1] = int(env.unwrapped.simulation.rows[0])  # type: ignore[attr-defined]
+    assert len(set(rows)) == len(rows), "the market is too short: an episode was played twice"
     return np.array(seen[:-1], np.float64), np.array(rows[:-1])
 
 
@@ -220,7 +244,7 @@ def readable(name: str, bars: Bars) -> dict[str, float]:
 def test_a_linear_probe_reads_neither_return_nor_label_nor_collapse_on_a_random_walk(name: str) -> None:
     """E16. Out-of-sample R2 of at most 3 / n."""
     print(f"seed {SEED}")
-    found = readable(name, random_walk(SEED))
+    found = readable(name, family(name).walk(SEED))
     print(found)
     assert max(found.values()) <= 3.0 / (PROBED / 2), found
 
@@ -230,7 +254,7 @@ def test_a_linear_probe_reads_neither_return_nor_label_nor_collapse_on_a_random_
 @pytest.mark.parametrize("name", IDS)
 def test_mutant_the_probe_reads_a_planted_lead_feature(name: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twin of E16. A feature of which a twenty-sixth of the variance is the target."""
-    raw = features.raw
+    raw = family(name).features.raw
 
     def planted(bars: Bars) -> Floats:
         values = raw(bars)
@@ -240,8 +264,8 @@ def test_mutant_the_probe_reads_a_planted_lead_feature(name: str, target: str, m
         values[rows, 3] = (lead - lead.mean()) / lead.std() + 5.0 * noise
         return values
 
-    monkeypatch.setattr(features, "raw", planted)
-    assert readable(name, random_walk(SEED))[target] > 0.01
+    monkeypatch.setattr(family(name).features, "raw", planted)
+    assert readable(name, family(name).walk(SEED))[target] > 0.01
 
 
 # ---- what was fitted --------------------------------------------------------------------------------------------
@@ -251,13 +275,14 @@ def test_mutant_the_probe_reads_a_planted_lead_feature(name: str, target: str, m
 def test_an_evaluation_that_begins_in_the_fitted_range_raises_unless_it_is_allowed(name: str, tmp_path: Path) -> None:
     """E18. And says so in info; training inside the fitted range is flagged."""
     bars = family(name).market()
-    scaler = scaler_file(bars, tmp_path, 2_000)
-    ends = {"train_end": str(bars.close_time[1_700]), "validation_end": str(bars.close_time[2_300])}
-    dates = {**ends, "episode_bars": 50}
+    ends = {"train_end": str(bars.close_time[1_700]), "validation_end": str(bars.close_time[2_339])}
+    dates = {**ends, **family(name).short(50)}
+    begun = make_on(name, bars, split="validation", **dates).unwrapped.simulation.game.first  # type: ignore[attr-defined]
+    scaler = scaler_file(name, bars, tmp_path, begun + 420)
     with pytest.raises(InSampleError) as raised:
         make_on(name, bars, split="validation", scaler=scaler, **dates)
-    assert str(bars.close_time[1_701])[:16] in str(raised.value)
-    assert str(bars.close_time[1_999])[:16] in str(raised.value)
+    assert str(bars.close_time[begun])[:16] in str(raised.value)
+    assert json.loads(Path(scaler).read_text())["train_end"][:16] in str(raised.value)
     for split, inside in (("train", True), ("validation", True), ("test", False)):
         env = make_on(name, bars, split=split, scaler=scaler, allow_in_sample=split == "validation", **dates)
         assert env.reset(seed=SEED)[1]["in_sample"] is inside
