@@ -6,6 +6,10 @@
 ``volume``      ``log(V / U)``, U the running mean of the volume with half-life 24 bars; 0 where nothing traded yet
 ==============  ===================================================================================================
 
+Where a market has sessions (:mod:`markets.sessions`) a return is divided by what the calendar says of its minute, the
+shape of :func:`markets.session_calendar.minute_shape`, and the first of a session runs from its own open: what is left
+is the volatility of the day and of the hour, not that of the bell and the night.
+
 All are clipped to +-8. Levels of price are never read (they are not stationary), and no statistic belongs to a window:
 standardising each window would hide the very volatility that regimes differ in.
 """
@@ -22,6 +26,8 @@ from numpy.typing import NDArray
 from markets.bars import Bars
 from markets.compiled import compiled
 from markets.errors import ConfigError, DataError, unknown
+from markets.session_calendar import MINUTE, SESSION_MARKETS, locate, minute_shape
+from markets.sessions import sessions_of
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +43,27 @@ def percent_returns(close: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):  # a price that no check let through gives NaN here
         logs = np.log(close)
         return np.asarray(100.0 * np.diff(logs, prepend=logs[:1]))
+
+
+def bar_returns(bars: Bars) -> Floats:
+    """Percent log returns of the first symbol, by the calendar's shape where a market has sessions: ``(T,)``."""
+    returns = percent_returns(bars.close[:, 0])
+    if bars.market not in SESSION_MARKETS or not len(bars):
+        return returns
+    found = sessions_of(bars)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own = 100.0 * (np.log(bars.close[found.first, 0]) - np.log(bars.open[found.first, 0]))
+    returns[found.first] = own
+    return np.where(found.place >= 0, returns / _shapes(found.minutes, found.minute), 0.0)
+
+
+def _shapes(minutes: NDArray[np.int64], minute: NDArray[np.int64]) -> Floats:
+    """Relative volatility of each bar's minute, 1 outside the sessions."""
+    out = np.ones(len(minute))
+    for length in np.unique(minutes[minute >= 0]).tolist():
+        rows = (minutes == length) & (minute >= 0)
+        out[rows] = minute_shape(length)[minute[rows]]
+    return out
 
 
 @dataclass(frozen=True)
@@ -100,7 +127,7 @@ class ChannelScaler:
 
     def of_bars(self, bars: Bars) -> NDArray[np.float32]:
         """Return the channels of the first symbol of ``bars``: ``(T, C)``."""
-        return self.channels(percent_returns(bars.close[:, 0]), bars.volume[:, 0])
+        return self.channels(bar_returns(bars), bars.volume[:, 0])
 
 
 class ChannelStream:
@@ -110,11 +137,30 @@ class ChannelStream:
         self._scaler = scaler
         self._close = 0.0  # of the bar before; 0: none yet
         self._square, self._volume = scaler.variance, -1.0  # running means; -1: nothing traded yet
+        self._session = -1.0  # opening of the last bar's session, minutes of the epoch; -1: none
         self.last_return = 0.0  # percent
 
+    def take(self, bar: Bars) -> NDArray[np.float32]:
+        """Take the last row of ``bar`` as a closed bar, with the calendar where its market has sessions."""
+        close, volume = float(bar.close[-1, 0]), float(bar.volume[-1, 0])
+        if bar.market not in SESSION_MARKETS:
+            return self.update(close, volume)
+        calendar, place = locate(bar.time[-1:])
+        if place[0] < 0:  # between two sessions nothing moves
+            return self._add(close, volume, 0.0)
+        opened = calendar.open[place[0]]
+        minute = int((bar.time[-1] - opened) // MINUTE)
+        session = float(opened.astype("datetime64[m]").astype(np.int64))
+        before = self._close if session == self._session else float(bar.open[-1, 0])
+        self._session = session
+        move = 100.0 * (math.log(close) - math.log(before))
+        return self._add(close, volume, move / float(minute_shape(int(calendar.minutes[place[0]]))[minute]))
+
     def update(self, close: float, volume: float) -> NDArray[np.float32]:
-        """Take a closed bar."""
-        value = 100.0 * (math.log(close) - math.log(self._close)) if self._close > 0.0 else 0.0
+        """Take close and volume of a closed bar of a market without sessions."""
+        return self._add(close, volume, 100.0 * (math.log(close) - math.log(self._close)) if self._close > 0.0 else 0.0)
+
+    def _add(self, close: float, volume: float, value: float) -> NDArray[np.float32]:
         self._close, self.last_return = close, value
         scaler, row = self._scaler, []
         keep = _keep(VOLATILITY_HALF_LIFE)
@@ -130,12 +176,12 @@ class ChannelStream:
         return np.clip(np.array(row), -LIMIT, LIMIT).astype(np.float32)
 
     def state(self) -> Floats:
-        """Return what has to be kept to go on: four numbers."""
-        return np.array([self._close, self._square, self._volume, self.last_return])
+        """Return what has to be kept to go on: five numbers."""
+        return np.array([self._close, self._square, self._volume, self.last_return, self._session])
 
     def restore(self, state: Floats) -> None:
         """Go on from what :meth:`state` gave."""
-        self._close, self._square, self._volume, self.last_return = (float(value) for value in state)
+        self._close, self._square, self._volume, self.last_return, self._session = (float(value) for value in state)
 
 
 def _keep(half_life: float) -> float:

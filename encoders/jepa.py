@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from encoders.box_trunk import LOOK_BACK, BoxTrunk, TrunkWeights
 from encoders.change_odds import recent_change
-from encoders.channels import MEMORY, ChannelScaler, ChannelStream, percent_returns
+from encoders.channels import MEMORY, ChannelScaler, ChannelStream, bar_returns
 from encoders.encoder import Arrays, Encoder, Provenance
 from encoders.forgetting import LONGEST
 from encoders.neural_belief import belief_of
@@ -109,7 +109,7 @@ class JEPAEncoder(Encoder):
         return recent_change(self._beliefs(bars), self.belief.transition, within)
 
     def _beliefs(self, bars: Bars) -> NDArray[np.float64]:
-        returns = percent_returns(bars.close[:, 0])[1:]
+        returns = bar_returns(bars)[1:]
         odds = self.filter.table(returns, missing=not bars.checked)  # what is behind the checks must not spread back
         return np.concatenate([self.belief.stationary[None], odds])
 
@@ -183,16 +183,16 @@ class JEPAStream:
             DataError: a price that is not finite and positive, a volume that is not finite or below 0; the state is as
                 it was.
         """
-        return self.push(float(bar.close[-1, 0]), float(bar.volume[-1, 0]))
+        _check(float(bar.close[-1, 0]), float(bar.volume[-1, 0]))
+        return self._add(self._channels.take(bar))
 
     def push(self, close: float, volume: float) -> NDArray[np.float32] | None:
-        """Take the close and the volume of a bar, as :meth:`update` does."""
-        if not (math.isfinite(close) and close > 0.0):
-            raise DataError(f"close {close!r} is not a finite and positive price")
-        if not (math.isfinite(volume) and volume >= 0.0):
-            raise DataError(f"volume {volume!r} is not a finite number of at least 0")
+        """Take the close and the volume of a bar of a market without sessions, as :meth:`update` does."""
+        _check(close, volume)
+        return self._add(self._channels.update(close, volume))
+
+    def _add(self, channels: NDArray[np.float32]) -> NDArray[np.float32] | None:
         encoder = self._encoder
-        channels = self._channels.update(close, volume)
         raw = self._trunk.update(channels)
         odds = self._belief[: encoder.regimes]
         if self._seen:
@@ -224,3 +224,10 @@ class JEPAStream:
         self._channels.restore(state["channels"])
         self._belief[...] = state["belief"]
         self._seen = int(state["seen"][0])
+
+
+def _check(close: float, volume: float) -> None:
+    if not (math.isfinite(close) and close > 0.0):
+        raise DataError(f"close {close!r} is not a finite and positive price")
+    if not (math.isfinite(volume) and volume >= 0.0):
+        raise DataError(f"volume {volume!r} is not a finite number of at least 0")

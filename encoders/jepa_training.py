@@ -29,7 +29,7 @@ from torch.nn import functional
 from encoders.belief import BeliefConfig
 from encoders.belief_training import BeliefTraining, Smoothed, fit_belief
 from encoders.box_trunk import BOXES, LOOK_BACK, WIDTH, TrunkWeights
-from encoders.channels import CHANNELS, ChannelScaler, percent_returns
+from encoders.channels import CHANNELS, ChannelScaler, bar_returns
 from encoders.encoder import Provenance, interval_name, is_generated, seed_of
 from encoders.forgetting import forgetting
 from encoders.jepa import WARM_UP, JEPAEncoder
@@ -198,7 +198,7 @@ def prepare(
     for bars in series:
         if len(bars) < least:
             raise DataError(f"{bars.source or bars.symbols[0]} has {len(bars)} bars; training takes at least {least}")
-    returns = [percent_returns(bars.close[:, 0]) for bars in series]
+    returns = [bar_returns(bars) for bars in series]
     scaler = ChannelScaler.fit([one[1:] for one in returns], config.channels)
     tell = None if told is None else (lambda i, n, value: told(i, n, {"belief log-likelihood": value}))
     if fitted is None:
@@ -341,7 +341,7 @@ def _encoder(
         material.belief, provenance,
     )  # fmt: skip
     raw = np.concatenate([blank.embed(bars)[WARM_UP:] for bars in series]).astype(np.float64)
-    returns = np.concatenate([percent_returns(bars.close[:, 0])[WARM_UP:] for bars in series])
+    returns = np.concatenate([bar_returns(bars)[WARM_UP:] for bars in series])
     mean, deviation = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-9)
     weight = net.regime.weight.detach().cpu().double().numpy()
     bias = net.regime.bias.detach().cpu().double().numpy() + weight @ mean  # of the standardised embedding
@@ -349,7 +349,7 @@ def _encoder(
         material.scaler, trunk, mean.astype(np.float32), deviation.astype(np.float32),
         SoftmaxHead(weight * deviation, bias), _centres((raw - mean) / deviation, returns, regimes, config.seed),
         material.belief, provenance, facts,
-        memory=max(forgetting(blank.filter, percent_returns(bars.close[:, 0])[1:]) for bars in series),
+        memory=max(forgetting(blank.filter, bar_returns(bars)[1:]) for bars in series),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.channels import percent_returns
+from encoders.channels import bar_returns
 from encoders.clustering import KMeans, adjusted_rand, cluster_scores, purity
 from encoders.controls import untrained_of
 from encoders.encoder import Encoder
@@ -174,7 +174,7 @@ def _labels(
     truth, cut = bars.labels[rows].astype(np.int64), len(rows) // 2
     known, judged = truth[:cut], truth[cut:]
     tables: dict[str, Floats] = {f"{voice} odds": encoder.odds(bars, voice)[rows] for voice in VOICES}
-    returns, generator = percent_returns(bars.close[:, 0]), _generator(bars, exact=True)
+    returns, generator = bar_returns(bars), _generator(bars, exact=True)
     if generator is not None:
         tables["exact filter of the generator, the ceiling"] = posterior(returns, generator)[rows]
     features = {"embedding": raw["trained"]}

@@ -23,7 +23,7 @@ from encoders import encoder as files
 from encoders.belief_training import choose_regimes
 from encoders.box_trunk import LOOK_BACK, BoxTrunk
 from encoders.card import card
-from encoders.channels import percent_returns
+from encoders.channels import bar_returns
 from encoders.controls import hash_of, predictor_figures
 from encoders.jepa import JEPAEncoder
 from encoders.jepa_training import JEPAConfig, JEPATraining, finish, prepare, provenance_of
@@ -74,7 +74,7 @@ class _Judge:
         for bars, cut in zip(series, cuts, strict=True):
             rows = np.arange(LOOK_BACK + 1, len(bars) - horizon, STRIDE)
             self.parts.append((bars, rows[rows < cut - horizon], rows[rows >= cut]))
-            returns = percent_returns(bars.close[:, 0])
+            returns = bar_returns(bars)
             self.target.append(future_log_volatility(returns, horizon))
             self.past.append(log_volatility(returns, PAST))
         self.reference = self._score(self.past)
@@ -121,8 +121,8 @@ def pretrain(
     early = [bars.between(0, cut) for bars, cut in zip(series, cuts, strict=True)]
     scores: dict[int, float] = {}
     if config.choose:
-        late = [percent_returns(bars.close[cut:, 0])[1:] for bars, cut in zip(series, cuts, strict=True)]
-        known = [percent_returns(bars.close[:, 0])[1:] for bars in early]
+        late = [bar_returns(bars)[cut + 1 :] for bars, cut in zip(series, cuts, strict=True)]
+        known = [bar_returns(bars)[1:] for bars in early]
         count, scores = choose_regimes(known, late, jepa.belief, seed=jepa.seed)
         jepa = replace(jepa, belief=replace(jepa.belief, regimes=count))
     started = time.process_time()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.belief import BeliefConfig
-from encoders.channels import CHANNELS, percent_returns
+from encoders.channels import CHANNELS, bar_returns
 from encoders.clustering import self_persistence
 from encoders.jepa_training import JEPAConfig
 from encoders.probes import scored_rows
@@ -109,7 +109,7 @@ class RealBars:
         embedded = [model.embed(bars) for bars in self.known]
         early, late, early_moves, late_moves = [], [], [], []
         for rows, bars, cut in zip(embedded, self.known, self.cuts, strict=True):
-            moves = percent_returns(bars.close[:, 0])
+            moves = bar_returns(bars)
             early.append(rows[:cut])
             late.append(rows[cut:])
             early_moves.append(moves[:cut])
@@ -161,4 +161,4 @@ def cluster_figures(apart: Sequence[NDArray[np.int64]], returns: Sequence[Floats
 
 
 def _har(bars: Bars) -> Floats:
-    return log_volatility(percent_returns(bars.close[:, 0]))
+    return log_volatility(bar_returns(bars))

@@ -23,7 +23,7 @@ from encoders import encoder as files
 from encoders.belief import BeliefConfig
 from encoders.belief_training import BeliefTraining, Smoothed, fit_belief
 from encoders.box_autoencoder import AutoencoderTraining
-from encoders.channels import percent_returns
+from encoders.channels import bar_returns
 from encoders.jepa import CLIP, JEPAEncoder
 from encoders.jepa_training import JEPAConfig, JEPATraining, Material, finish, prepare, provenance_of
 from encoders.neural_belief import belief_of
@@ -97,7 +97,7 @@ class Fits:
     ) -> None:
         self.series, self.config, self.told = list(series), config, told
         self.folder, self._data, self._code = folder / "fits", dict(data), code
-        self.returns = [percent_returns(bars.close[:, 0]) for bars in series]
+        self.returns = [bar_returns(bars) for bars in series]
         self._belief: tuple[int, FittedBelief] | None = None
 
     def belief(self, seed: int) -> FittedBelief:
@@ -252,7 +252,7 @@ def clipped(made: JEPAEncoder, bars: Bars) -> Floats:
 
 def odds_of(belief: Belief, bars: Bars) -> Floats:
     """Return the odds of a fitted belief after each bar: ``(T, K)``; before the first return its long-run shares."""
-    odds = belief.filter().table(percent_returns(bars.close[:, 0])[1:])
+    odds = belief.filter().table(bar_returns(bars)[1:])
     return np.concatenate([belief.stationary[None], odds])
 
 

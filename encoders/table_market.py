@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders import references
-from encoders.channels import percent_returns
+from encoders.channels import bar_returns
 from encoders.clustering import cluster_scores
 from encoders.koopman_config import KoopmanConfig, koopman_config
 from encoders.koopman_data import CryptoPriceDataset
@@ -262,7 +262,7 @@ def _constant(model: Model) -> Callable[[int], Model]:
 
 
 def _returns(bars: Bars) -> Floats:
-    return percent_returns(bars.close[:, 0])
+    return bar_returns(bars)
 
 
 def _labels(bars: Bars) -> NDArray[np.int8]:

@@ -18,7 +18,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-
 from registered import make as made
 
 import envs

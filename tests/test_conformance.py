@@ -21,8 +21,8 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env as check_by_gymnasium
-from stable_baselines3.common.env_checker import check_env as check_by_sb3
 from registered import family
+from stable_baselines3.common.env_checker import check_env as check_by_sb3
 
 import envs
 from markets.errors import ActionError, ConfigError, RegimeGymError, UnknownNameError

@@ -94,7 +94,7 @@ def test_too_few_bars_for_the_warm_up_are_a_clear_error(name: str, tmp_path: Pat
 
     refused, suffices = 1, ROWS
     for rows in (2, 3, 17, 168, 169, 170):
-        with pytest.raises(RegimeGymError, match="bars|session"):
+        with pytest.raises(RegimeGymError, match=r"bars|session"):
             made(rows)
     while suffices - refused > 1:
         rows = (refused + suffices) // 2

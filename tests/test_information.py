@@ -23,7 +23,6 @@ from encoders.jepa import JEPAEncoder
 from markets import features
 from markets.bars import Bars
 from markets.errors import InSampleError
-from markets.features import FeatureScaler
 
 SEED = 101
 Floats = np.ndarray[Any, Any]

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
-
 from registered import family
 
 import envs
