@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from markets.bars import Bars
 from markets.compiled import compiled
 from markets.errors import ConfigError, DataError, unknown
-from markets.session_calendar import MINUTE, SESSION_MARKETS, locate, minute_shape
+from markets.session_calendar import SESSION_MARKETS, locate, minute_shape
 from markets.sessions import sessions_of
 
 Floats = NDArray[np.float64]
@@ -138,6 +138,7 @@ class ChannelStream:
         self._close = 0.0  # of the bar before; 0: none yet
         self._square, self._volume = scaler.variance, -1.0  # running means; -1: nothing traded yet
         self._session = -1.0  # opening of the last bar's session, minutes of the epoch; -1: none
+        self._open, self._shape = 0, np.empty(0)  # of the session that is on, from the calendar
         self.last_return = 0.0  # percent
 
     def take(self, bar: Bars) -> NDArray[np.float32]:
@@ -145,16 +146,17 @@ class ChannelStream:
         close, volume = float(bar.close[-1, 0]), float(bar.volume[-1, 0])
         if bar.market not in SESSION_MARKETS:
             return self.update(close, volume)
-        calendar, place = locate(bar.time[-1:])
-        if place[0] < 0:  # between two sessions nothing moves
-            return self._add(close, volume, 0.0)
-        opened = calendar.open[place[0]]
-        minute = int((bar.time[-1] - opened) // MINUTE)
-        session = float(opened.astype("datetime64[m]").astype(np.int64))
-        before = self._close if session == self._session else float(bar.open[-1, 0])
-        self._session = session
+        now = int(bar.time[-1].astype("datetime64[m]").astype(np.int64))
+        if not 0 <= now - self._open < len(self._shape):  # the calendar is asked once a session
+            calendar, place = locate(bar.time[-1:])
+            if place[0] < 0:  # between two sessions nothing moves
+                return self._add(close, volume, 0.0)
+            self._open = int(calendar.open[place[0]].astype("datetime64[m]").astype(np.int64))
+            self._shape = minute_shape(int(calendar.minutes[place[0]]))
+        before = self._close if self._session == self._open else float(bar.open[-1, 0])
+        self._session = float(self._open)
         move = 100.0 * (math.log(close) - math.log(before))
-        return self._add(close, volume, move / float(minute_shape(int(calendar.minutes[place[0]]))[minute]))
+        return self._add(close, volume, move / float(self._shape[now - self._open]))
 
     def update(self, close: float, volume: float) -> NDArray[np.float32]:
         """Take close and volume of a closed bar of a market without sessions."""
