@@ -121,6 +121,11 @@ def test_money_reconciles_in_every_step_and_no_position_survives(more: dict[str,
     assert more or met["settled"] < met["forced"] / 10, met
 
 
+def test_money_reconciles_over_ten_thousand_random_sessions() -> None:
+    met = audit(ZeroDTE.game(ZeroDTEConfig(bars=EARLY)), 10_000, lanes=1_000)
+    assert min(met["bought"], met["sold"]) > 10_000
+
+
 def planted(game: Game, fault: Callable[[np.ndarray[Any, Any]], None]) -> Game:
     def kernel(market: Any, table: Any, contract: Any, accounts: Any, obs: Any, mode: int) -> int:
         ended = game.kernel(market, table, contract, accounts, obs, mode)
