@@ -23,7 +23,8 @@ MARKET_WIDTH = 20
 # of it, and every item (0 then), stays as it is in a quiet step, in which nothing was held, ordered or refused.
 _STATE = (
     "mark", "minutes_left", "entry_minutes_left", "exit_minutes_left", "requested_action", "action",
-    "cash", "position", "right", "strike", "entry_price", "premium", "bid", "ask", "delta", "gamma", "theta", "shares",
+    "cash", "position", "right", "strike", "entry_price", "premium", "bid", "ask", "delta", "gamma", "theta", "theta_minute",
+    "shares",
     "order_side", "order_quantity", "order_limit", "order_age", "bad_actions", "illegal_actions",
 )  # fmt: skip
 _ITEMS = (
@@ -40,7 +41,7 @@ COLUMNS = (*HEAD, *_STATE, *_ITEMS, *_TERMS, *_HIDDEN)
 MARK = len(HEAD)
 (
     MINUTES_LEFT, ENTRY_LEFT, EXIT_LEFT, REQUESTED, APPLIED,
-    CASH, POSITION, RIGHT, STRIKE, ENTRY, PREMIUM, BID, ASK, DELTA, GAMMA, THETA, SHARES,
+    CASH, POSITION, RIGHT, STRIKE, ENTRY, PREMIUM, BID, ASK, DELTA, GAMMA, THETA, THETA_MINUTE, SHARES,
     SIDE, WORKING_QUANTITY, LIMIT, AGE, BAD_ACTIONS, ILLEGAL_ACTIONS,
     MARKET_PNL, FEE, SPREAD_COST, LAPSE, FILL_QUANTITY, FILL_PRICE, FORCED, SETTLED_QUANTITY, SETTLEMENT,
     FILL_CODE, ORDER_CODE,

@@ -344,13 +344,14 @@ def _look(a: Floats, market: Floats, contract: Floats) -> None:
     a[c.ENTRY_LEFT] = max(left - contract[c.ENTRY_CUT_OFF], 0.0)
     a[c.EXIT_LEFT] = max(left - max(_exit_minutes(a, contract), 0.0), 0.0)
     if a[c.RIGHT] == 0.0:
-        a[c.PREMIUM] = a[c.BID] = a[c.ASK] = a[c.DELTA] = a[c.GAMMA] = a[c.THETA] = 0.0
+        a[c.PREMIUM] = a[c.BID] = a[c.ASK] = a[c.DELTA] = a[c.GAMMA] = a[c.THETA] = a[c.THETA_MINUTE] = 0.0
         return
     a[c.PREMIUM], a[c.BID], a[c.ASK] = contract_quote(
         a[c.RIGHT], a[c.STRIKE], m[c.CLOSE], m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE], m[c.FACTOR], contract
     )
     sd = smile_deviation(m[c.CLOSE], a[c.STRIKE], m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE])
     _, a[c.DELTA], a[c.GAMMA], a[c.THETA] = observed_greeks_by_deviation(a[c.RIGHT], m[c.CLOSE], a[c.STRIKE], sd)
+    a[c.THETA_MINUTE] = a[c.THETA] * a[c.PREMIUM] / left if left > 0.0 else 0.0
 
 
 @compiled

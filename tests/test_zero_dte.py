@@ -246,6 +246,22 @@ def test_premium_is_the_price_on_the_variance_clock() -> None:
 # --- cut-offs and masks -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("right", [CALL, PUT])
+def test_theta_at_the_money_accelerates_until_the_close(right: int) -> None:
+    """S19. Held where the price stands still: what a minute takes grows from the first hour on."""
+    env = env_on(bars=flat_bars({}), fill="market", forced_exit=None)
+    env.reset(seed=SEED)
+    _, _, _, _, info = env.step(right)
+    assert info["position"] > 0.0
+    shown, over = [], False
+    while not over:
+        _, _, over, _, info = env.step(HOLD)
+        shown.append(info["theta_minute"])
+    taken = np.array(shown[60:-1])
+    assert (np.diff(taken) < 0.0).all()
+    assert taken[-1] < 5.0 * taken[0] < 0.0
+
+
 @pytest.mark.parametrize(("source", "bars"), [(SMALL, 390), (EARLY, 210)])
 def test_cut_offs_count_back_from_the_close_of_that_session(source: str, bars: int) -> None:
     env = env_on(bars=source, fill="market")
