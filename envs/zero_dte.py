@@ -79,7 +79,8 @@ class ZeroDTEEnv(TradingEnv):
     ## Info
     ``mark`` (of the underlying), ``minutes_left``, ``entry_minutes_left`` and ``exit_minutes_left`` to the cut-offs;
     ``cash, position`` (contracts), ``right`` (1 call, -1 put), ``strike, entry_price, premium`` (model's mid),
-    ``bid, ask, delta``, ``gamma`` and ``theta`` in their bounded forms, ``theta_minute`` (USD per share and trading minute), ``shares``; ``order_side, order_quantity,
+    ``bid, ask, delta``, ``gamma`` and ``theta`` in their bounded forms, ``theta_minute`` (USD per share and trading
+    minute), ``shares``; ``order_side, order_quantity,
     order_limit, order_age``; itemised for the step: change of equity = ``market_pnl - fee - spread_cost - lapse``
     (``lapse``: value below the exercise threshold that expires); ``fill_quantity, fill_price, fill_code``
     (:data:`markets.option_fills.WORK_STATUS`), ``forced``, ``settled_quantity``, ``settlement``; ``requested_action``

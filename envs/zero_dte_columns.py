@@ -23,8 +23,8 @@ MARKET_WIDTH = 20
 # of it, and every item (0 then), stays as it is in a quiet step, in which nothing was held, ordered or refused.
 _STATE = (
     "mark", "minutes_left", "entry_minutes_left", "exit_minutes_left", "requested_action", "action",
-    "cash", "position", "right", "strike", "entry_price", "premium", "bid", "ask", "delta", "gamma", "theta", "theta_minute",
-    "shares",
+    "cash", "position", "right", "strike", "entry_price", "premium", "bid", "ask", "delta", "gamma", "theta",
+    "theta_minute", "shares",
     "order_side", "order_quantity", "order_limit", "order_age", "bad_actions", "illegal_actions",
 )  # fmt: skip
 _ITEMS = (

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "make_policy(bars) or a policy",
     )
     parser.add_argument(
-        "--bars", metavar="SPEC", help="the market (default: 3,000 synthetic hours, 7 sessions of minutes for ZeroDTE)"
+        "--bars", metavar="SPEC", help="the market (default: 3,000 synthetic hours, 12 sessions of minutes for ZeroDTE)"
     )
     add_env_arguments(parser)
     parser.add_argument("--first-row", type=whole, metavar="N", help="bar of the first observation of make_env")

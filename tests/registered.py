@@ -26,7 +26,7 @@ from markets.sources.memory import register_bars
 IDS = envs.ids()
 HOUR = np.timedelta64(3600 * 10**9, "ns")
 SESSIONS = "synthetic:spy?seed=1&sessions=20"
-EARLY = "synthetic:spy?seed=1&sessions=6&early_close=only"  # of 210 minutes
+EARLY = "synthetic:spy?seed=1&sessions=24&early_close=only"  # of 210 minutes
 SMALL = "synthetic:crypto?seed=1&interval=1h&bars=4000"
 
 
@@ -43,8 +43,8 @@ def perpetual_market(rows: int = 2600) -> Bars:
 
 @cache
 def session_market() -> Bars:
-    """Seven sessions of minutes with quotes, an index and labels, that open apart from the close before."""
-    bars = sources.load(SESSIONS).between(0, 7 * 390)
+    """Twelve sessions of minutes with quotes, an index and labels, that open apart from the close before."""
+    bars = sources.load(SESSIONS).between(0, 12 * 390)
     opened = bars.open * np.exp(np.random.default_rng(41).normal(0.0, 0.0002, bars.open.shape))
     return replace(bars, open=opened, high=np.maximum(bars.high, opened), low=np.minimum(bars.low, opened))
 
@@ -75,7 +75,7 @@ def random_walk(seed: int = 41, rows: int = 12_000) -> Bars:
     )  # fmt: skip
 
 
-def session_walk(seed: int = 41, rows: int = 32 * 390) -> Bars:
+def session_walk(seed: int = 41, rows: int = 40 * 390) -> Bars:
     """Minutes of sessions with independent returns, ranges, volumes, sizes, indices and labels."""
     walk = random_walk(seed, rows)
     generator = np.random.default_rng([seed, 1])
@@ -119,6 +119,7 @@ class Family:
         market: bars to perturb, about 2,600 rows.
         played: first and last row of that market which an episode of its test split plays, and the rows at which
             training and validation end.
+        many: rows of candles that are enough for every split, and for the memory of an encoder.
         enduring: arguments with which no loss ends an episode.
         idle: an action that asks for no position; trade: one that asks for one.
         ends: how an episode ends in which nothing happened.
@@ -135,6 +136,7 @@ class Family:
     market: Callable[[], Bars]
     played: tuple[int, int]
     ends_of_splits: tuple[int, int]
+    many: int
     enduring: Mapping[str, Any]
     idle: Any
     trade: Any
@@ -156,6 +158,7 @@ FAMILIES = {
         market=perpetual_market,
         played=(1_850, 2_400),
         ends_of_splits=(1_500, 1_800),
+        many=3_000,
         enduring={"continue_after_liquidation": True, "ruin": 1e-6},
         idle=np.zeros(1, np.float32),
         trade=np.full(1, 0.5, np.float32),
@@ -173,15 +176,16 @@ FAMILIES = {
         volatile={"bars": EARLY, "fill": "market"},
         short=lambda bars: {},
         market=session_market,
-        played=(5 * 390, 6 * 390 - 1),
-        ends_of_splits=(4 * 390 - 1, 5 * 390 - 1),
+        played=(10 * 390, 11 * 390 - 1),
+        ends_of_splits=(9 * 390 - 1, 10 * 390 - 1),
+        many=16 * 390,
         enduring={},
         idle=0,
         trade=1,
         ends="terminated",
         features=session_features,
         scaler=SessionScaler,
-        behind=((2 * 390 + 10, 3 * 390, 4 * 390 + 200, 5 * 390), 5 * 390, 390),
+        behind=((2 * 390 + 10, 3 * 390, 4 * 390 + 200, 7 * 390 + 50, 9 * 390, 10 * 390), 10 * 390, 390),
         walk=session_walk,
         candles=session_candles,
         query="?market=spy",

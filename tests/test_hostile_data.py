@@ -32,7 +32,7 @@ ROWS = 3_000
 
 def spoilt(name: str, defect: str) -> tuple[pd.DataFrame, str]:
     """Candles with one defect, and what the error must name."""
-    table = family(name).candles(ROWS)
+    table = family(name).candles(family(name).many)
     row = 200
     if defect in ("nan", "inf", "-inf", "0", "-1"):
         table.loc[row, "close"] = float(defect)
@@ -78,7 +78,7 @@ def test_no_environment_is_made_of_data_that_violate_the_schema(name: str, defec
 def test_the_same_candles_without_a_defect_make_an_environment(name: str, tmp_path: Path) -> None:
     """Twin of E40, E41, E42, E43, E46 and E47."""
     file = tmp_path / "candles.csv"
-    family(name).candles(ROWS).to_csv(file, index=False)
+    family(name).candles(family(name).many).to_csv(file, index=False)
     env = gym.make(name, bars=f"csv:{file}{family(name).query}", **family(name).short(10))
     assert np.isfinite(env.reset(seed=SEED)[0]).all()
 
@@ -92,7 +92,7 @@ def test_too_few_bars_for_the_warm_up_are_a_clear_error(name: str, tmp_path: Pat
         table, options = kind.candles(rows), dict(pair.split("=") for pair in kind.query[1:].split("&") if pair)
         return make_on(name, Bars.from_frame(table, **options), **kind.short(5))
 
-    refused, suffices = 1, ROWS
+    refused, suffices = 1, kind.many
     for rows in (2, 3, 17, 168, 169, 170):
         with pytest.raises(RegimeGymError, match=r"bars|session"):
             made(rows)

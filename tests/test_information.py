@@ -274,7 +274,8 @@ def test_mutant_the_probe_reads_a_planted_lead_feature(name: str, target: str, m
 def test_an_evaluation_that_begins_in_the_fitted_range_raises_unless_it_is_allowed(name: str, tmp_path: Path) -> None:
     """E18. And says so in info; training inside the fitted range is flagged."""
     bars = family(name).market()
-    ends = {"train_end": str(bars.close_time[1_700]), "validation_end": str(bars.close_time[2_339])}
+    train, validation = family(name).ends_of_splits
+    ends = {"train_end": str(bars.close_time[train + 195]), "validation_end": str(bars.close_time[validation + 585])}
     dates = {**ends, **family(name).short(50)}
     begun = make_on(name, bars, split="validation", **dates).unwrapped.simulation.game.first  # type: ignore[attr-defined]
     scaler = scaler_file(name, bars, tmp_path, begun + 420)

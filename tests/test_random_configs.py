@@ -145,7 +145,6 @@ OF_FAMILY: dict[str, dict[str, Draw]] = {  # fields that mean something else in 
         "bars": lambda random: str(random.choice(session_market_names())),
         "reward": reward_text(zero_dte_columns.TERM_COLUMNS),
         "iv": lambda random: "vix",  # a grid needs its column: test_zero_dte
-        "encoded": lambda random: "",
         "strike_offset": lambda random: int(random.integers(-5, 6)),
         "forced_exit": lambda random: random.choice([None, 0.0, 1.0, 15.0, 30.0]),
     },
