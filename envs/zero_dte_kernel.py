@@ -259,8 +259,7 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
         )
         sd = smile_deviation(m[c.OPEN], strike, m[c.OPEN_DEVIATION], m[c.OPEN_SLOPE], m[c.OPEN_CURVATURE])
         delta, _, _ = greeks_by_deviation(right, m[c.OPEN], strike, sd, 0.0, 0.0)
-        minute = math.sqrt(max(m[c.OPEN_DEVIATION] ** 2 - m[c.DEVIATION] ** 2, 0.0))
-        move = (close - mid) / max(abs(delta) * m[c.OPEN] * minute, 0.5 * contract[c.TICK])
+        move = (close - mid) / max(abs(delta) * m[c.OPEN] * m[c.MINUTE_DEVIATION], 0.5 * contract[c.TICK])
         rested = a[c.AGE] > 0.0
         limit = a[c.LIMIT]
         status, filled, price, rest, after, a[c.AGE], a[c.REPEGS] = work_limit_order(
