@@ -64,7 +64,8 @@ class ZeroDTEEnv(TradingEnv):
     for bar t+1 meets the quote at its opening: at or through the opposite side it fills there at once, else with a
     probability that falls with the distance and is selected against by the minute's move; an order that has rested
     fills at its own limit. ``fill="market"`` takes the opposite quote. No opening order is accepted later than 30
-    minutes before the close of **that session**; from 15 minutes before it on the broker sells what is held at the bid,
+    minutes before the close of **that session**: one that was sent by then works on to the end of its life and is not
+    pegged again; from 15 minutes before it on the broker sells what is held at the bid,
     at most ``offered`` contracts a minute. What nobody buys, and with ``forced_exit=None`` whatever is held, settles at
     the close: its payoff in cash, or with ``settlement="physical"`` shares for calls that the cash pays for; who cannot
     is closed 15 minutes before.

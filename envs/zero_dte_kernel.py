@@ -58,6 +58,7 @@ from markets.options import (
     cash_settlement,
     check_order,
     is_forced_out,
+    may_open,
     physical_settlement,
     sale_proceeds,
     whole_contracts,
@@ -267,6 +268,8 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
             contract[c.OFFERED], contract[c.LIFE], contract[c.TICK], contract[c.RATE], contract[c.DECAY],
             contract[c.SELECTION], contract[c.SELECTION_LOWEST], contract[c.SELECTION_HIGHEST],
         )  # fmt: skip
+        if status == REPEGGED and side > 0.0 and not may_open(m[c.LEFT], contract[c.ENTRY_CUT_OFF]):
+            status, rest = CANCELLED, 0.0  # an order at a new price is a new order, and it would open a position
         if filled > 0.0 and rested:
             price = limit  # who came through it took what rested at its own price, never at a better one
         if status == REPEGGED:

@@ -78,7 +78,9 @@ def bars_from_frame(
         )
     present = [*PRICES, "volume", *(name for name in MARKS if name in names)]
     if sessions:
-        present += [name for pair in (QUOTES, SIZES, ("previous_vix",), LATE) if set(pair) <= set(names) for name in pair]
+        present += [
+            name for pair in (QUOTES, SIZES, ("previous_vix",), LATE) if set(pair) <= set(names) for name in pair
+        ]
     columns: dict[str, Any] = {name: numbers(frame.loc[keep, names[name]], name)[:, None] for name in present}
     times = times[keep]
     if vix is not None:

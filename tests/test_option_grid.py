@@ -231,7 +231,7 @@ def test_the_real_grid_gives_the_measured_volatilities() -> None:
     print(len(days), np.quantile(calendar, [0.05, 0.5, 0.95]).round(3).tolist())
     assert len(days) > 400
     assert np.median(calendar) == pytest.approx(0.203, abs=0.01)
-    bars = sources.load("parquet:spy_1m.parquet?market=spy&symbol=SPY&vix=vix_daily.parquet&grid=spxw_0dte_mid_grid.parquet")
+    bars = sources.load("parquet:spy_1m.parquet?market=spy&symbol=SPY&grid=spxw_0dte_mid_grid.parquet")
     assert bars.atm_volatility is not None
     print("bars without", np.isnan(bars.atm_volatility).mean())
     assert np.isnan(bars.atm_volatility).mean() < 0.03

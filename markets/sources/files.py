@@ -1,4 +1,4 @@
-"""Sources ``parquet:`` and ``csv:``: candles from files, with funding, a volatility index or option mids beside them."""
+"""Sources ``parquet:`` and ``csv:``: candles from files, with funding, a volatility index, option mids beside them."""
 
 from __future__ import annotations
 
