@@ -19,6 +19,7 @@ from envs.splits import split_sessions
 from envs.trading_env import TradingEnv, TradingVectorEnv
 from envs.zero_dte_config import ZeroDTEConfig
 from envs.zero_dte_market import bars_of, count_volatilities, features_of, market_matrix
+from envs.zero_dte_risk import ZeroDTERisk
 from markets import session_features
 from markets.errors import DataError, InSampleError
 from markets.sessions import sessions_of
@@ -118,6 +119,7 @@ class ZeroDTE:
     config = ZeroDTEConfig
     env = ZeroDTEEnv
     vector_env = ZeroDTEVectorEnv
+    risk = ZeroDTERisk
 
     @staticmethod
     def action_space(config: ZeroDTEConfig) -> gym.Space[Any]:

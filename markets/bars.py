@@ -121,7 +121,7 @@ class Bars:
         Column names are matched without regard to case; the time is a ``DatetimeIndex`` or a column named
         ``timestamp``, ``time``, ``date``, ``datetime`` or ``open_time``. Times without a zone are read as UTC.
         ``mark_open`` .. ``mark_close`` are used where present, and of a market with sessions also ``bid`` and ``ask``,
-        ``bid_size`` and ``ask_size``, ``previous_vix``, ``atm_volatility``. ``start`` and ``end`` cut before the checks.
+        ``bid_size`` and ``ask_size``, ``previous_vix``, ``atm_volatility``. ``start`` and ``end`` cut first.
 
         Args:
             frame: one row per bar, oldest first.
