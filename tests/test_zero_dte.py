@@ -255,9 +255,12 @@ def test_cut_offs_count_back_from_the_close_of_that_session(source: str, bars: i
     info = env.step(CALL)[4]
     assert (info["order_code"], info["action"], info["order_side"]) == (REJECT_CUT_OFF, HOLD, 0.0)
 
-    env.reset(seed=2)
-    env.step(PUT)
-    info = until(env, 15.0)[1]
+    for seed in range(2, 30):
+        env.reset(seed=seed)
+        env.step(PUT)
+        info = until(env, 15.0)[1]
+        if info["bid"] > 0.0:  # else nobody buys it
+            break
     assert info["position"] > 0.0
     assert not info["forced"]
     assert info["exit_minutes_left"] == 0.0
