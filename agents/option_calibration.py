@@ -72,7 +72,9 @@ def calibrate(
             for days, chosen in (("all", early | True), (f"before {EARLY_END}", early), (f"from {EARLY_END}", ~early)):
                 if chosen.any():
                     sample = "out of sample" if smile != "default" and days.startswith("from") else "in sample"
-                    mids.append({"iv": iv, "smile": smile, "days": days, "smile is": sample, **_summary(errors[chosen])})
+                    mids.append(
+                        {"iv": iv, "smile": smile, "days": days, "smile is": sample, **_summary(errors[chosen])}
+                    )
             for name, by in (("by_time", "at"), ("by_moneyness", "z")):
                 tables[name] += [
                     {"iv": iv, "smile": smile, by: str(value), **_summary(part)}
@@ -100,7 +102,9 @@ def snapshots(bars: Bars, grid: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, i
     names = {str(name).lower(): name for name in grid.columns}
     if "underlying" in names:
         stamps = pd.to_datetime(grid[names["timestamp"]], utc=True).dt.tz_localize(None)
-        index = pd.Series(grid[names["underlying"]].to_numpy(np.float64), index=stamps.to_numpy()).groupby(level=0).first()
+        index = (
+            pd.Series(grid[names["underlying"]].to_numpy(np.float64), index=stamps.to_numpy()).groupby(level=0).first()
+        )
         far = {time for time, forward in forwards.items() if abs(forward / index[time] - 1.0) > FAR}
     days, minute, minutes = place_in_session(table["time"].to_numpy())
     table["scale"] = table["forward"] / bars.close[table["row"], 0]
@@ -161,7 +165,9 @@ def spreads(quotes: pd.DataFrame, contract: SameDayOption, points: float) -> lis
         raise ConfigError(f"points={points!r} must be positive")
     for name in ("timestamp", "strike", "bid", "ask"):
         if name not in quotes.columns:
-            raise DataError(f"quotes: column {name!r} is missing; the columns are {', '.join(map(str, quotes.columns))}")
+            raise DataError(
+                f"quotes: column {name!r} is missing; the columns are {', '.join(map(str, quotes.columns))}"
+            )
     stamps = pd.to_datetime(quotes["timestamp"], utc=True).dt.tz_localize(None).to_numpy()
     _, minute, minutes = place_in_session(stamps)
     premium = (quotes["bid"] + quotes["ask"]).to_numpy(np.float64) / 2.0 / points

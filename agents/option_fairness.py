@@ -45,8 +45,8 @@ def straddles(game: Game, minute: int) -> Floats:
     Raises:
         ConfigError: the sessions are over by then.
     """
-    found = sessions_of(game.bars).whole(game.bars.source)
-    chosen = found.rows > minute + 1
+    found = sessions_of(game.bars)
+    chosen = found.complete & (found.rows > minute + 1)
     if minute < 0 or not chosen.any():
         raise ConfigError(f"minute={minute!r} must lie within the sessions, which have {found.rows.max()} minutes")
     rows = (found.first + minute)[chosen]
@@ -101,7 +101,11 @@ def fairness(
         if len(parts) > 1:
             rows.append({"market": "all", "minute": minute, **row(np.concatenate(parts), fee, draws)})
     pooled = [one for one in rows if one["market"] == "all"] or rows
-    return {"bands": {"payoff": PAYOFF_BAND, "realised": REALISED_BAND}, "rows": rows, "holds": all(map(_holds, pooled))}
+    return {
+        "bands": {"payoff": PAYOFF_BAND, "realised": REALISED_BAND},
+        "rows": rows,
+        "holds": all(map(_holds, pooled)),
+    }
 
 
 def row(sessions: Floats, fee: float, draws: int = 1000) -> dict[str, Any]:
@@ -122,7 +126,9 @@ def row(sessions: Floats, fee: float, draws: int = 1000) -> dict[str, Any]:
 def _holds(one: dict[str, Any]) -> bool:
     bands = (("payoff / price", PAYOFF_BAND), ("realised / implied", REALISED_BAND))
     inside = all(low <= one[name][0] <= high for name, (low, high) in bands)
-    return inside and all(one[side][1] <= one["spread and fees"] <= one[side][2] for side in ("buyer loses", "seller loses"))
+    return inside and all(
+        one[side][1] <= one["spread and fees"] <= one[side][2] for side in ("buyer loses", "seller loses")
+    )
 
 
 def markets_of(sessions: int, seeds: Sequence[int]) -> list[str]:

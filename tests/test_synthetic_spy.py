@@ -199,7 +199,7 @@ def test_an_at_the_money_straddle_at_the_index_is_about_fair(seed: int) -> None:
 
 @pytest.mark.parametrize(("error", "caught"), [(0.0, False), (0.22, True)])
 def test_what_a_straddle_costs_is_what_it_pays_in_money(error: float, caught: bool) -> None:
-    """Sum of payoffs over sum of prices. The mutant: an index read with an error of its own, whose dear days overpay."""
+    """Sum of payoffs over sum of prices. The mutant: an index with an error of its own, whose dear days overpay."""
     paid = cost = 0.0
     for seed in range(5):
         bars = spy(seed, 2_000, start="2014-01-02", early_close="skip")
