@@ -56,7 +56,8 @@ def calibrate(
 
     Returns:
         ``mids``: rows of iv, smile, days, and the median absolute error, USD per share and in modelled spreads;
-        ``by_time``, ``by_moneyness``: the same by label and by bucket of z; ``spreads``; what was left out.
+        ``by_time``, ``by_moneyness``: the same by label and by bucket of z; ``by_time_and_moneyness``: by both, of the
+        default smile; ``spreads``; what was left out.
 
     Raises:
         DataError: no snapshot falls on the bars.
@@ -64,9 +65,10 @@ def calibrate(
     rows, left_out = snapshots(bars, grid)
     mids: list[dict[str, Any]] = []
     tables: dict[str, list[dict[str, Any]]] = {"by_time": [], "by_moneyness": []}
+    cells: list[dict[str, Any]] = []
     for iv in ("grid", "vix"):
         market = ZeroDTE.game(ZeroDTEConfig(bars=bars, iv=iv)).market
-        for smile, given in SMILES.items():
+        for smile, given in SMILES.items():  # both, so that what is in sample stands beside what is not
             errors = model_errors(rows, market, replace(SameDayOption(), **given))
             early = errors["day"] < np.datetime64(EARLY_END)
             for days, chosen in (("all", early | True), (f"before {EARLY_END}", early), (f"from {EARLY_END}", ~early)):
@@ -75,13 +77,18 @@ def calibrate(
                     mids.append(
                         {"iv": iv, "smile": smile, "days": days, "smile is": sample, **_summary(errors[chosen])}
                     )
+            if smile == "default":
+                cells += [
+                    {"iv": iv, "at": at, "z": str(z), **_summary(part)}
+                    for (at, z), part in errors.groupby(["at", "z"], observed=True)
+                ]
             for name, by in (("by_time", "at"), ("by_moneyness", "z")):
                 tables[name] += [
                     {"iv": iv, "smile": smile, by: str(value), **_summary(part)}
                     for value, part in errors.groupby(by, observed=True)
                 ]
     result: dict[str, Any] = {"bars": bars.source, "snapshots": len(rows["time"].unique()), **left_out, "mids": mids}
-    result |= tables
+    result |= {**tables, "by_time_and_moneyness": cells}
     if quotes is not None:
         result["spreads"] = spreads(quotes, SameDayOption(), points)
     return result

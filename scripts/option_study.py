@@ -131,8 +131,10 @@ def _shown(study: str, result: dict[str, Any]) -> str:
         for name in ("mids", "by_time", "by_moneyness", "spreads"):
             if name in result:
                 parts += [f"\n{name.replace('_', ' ')}", _table(result[name])]
+        for iv in ("grid", "vix"):
+            parts += [f"\nmedian error by time and moneyness, iv={iv}, default smile", _pivot(result, iv)]
         parts.append(
-            "vix_ratio, and the default smile, were fitted to November 2023 .. June 2025: in sample before 2025-07."
+            "\nvix_ratio, and the default smile, were fitted to November 2023 .. June 2025: in sample before 2025-07."
         )
         return "\n".join(parts) + "\n"
     if study == "fairness":
@@ -156,6 +158,15 @@ def _shown(study: str, result: dict[str, Any]) -> str:
         for name, part in result["first_minute"].items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _pivot(result: dict[str, Any], iv: str) -> str:
+    rows = [row for row in result["by_time_and_moneyness"] if row["iv"] == iv]
+    buckets = list(dict.fromkeys(row["z"] for row in result["by_moneyness"] if row["iv"] == iv))
+    lines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        lines.setdefault(row["at"], {"at": row["at"]})[row["z"]] = row["median error"]
+    return _table(list(lines.values()), ("at", *buckets))
 
 
 def _table(rows: Sequence[dict[str, Any]], names: Iterable[str] | None = None) -> str:
