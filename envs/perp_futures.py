@@ -14,6 +14,7 @@ from envs import perp_kernel as kernel
 from envs.encoding import encode
 from envs.perp_config import PerpFuturesConfig
 from envs.perp_market import bars_of, features_of, market_matrix
+from envs.perp_risk import PerpRisk
 from envs.rewards import parse_reward
 from envs.simulation import COST_SCALE, LEVERAGE, Game
 from envs.splits import split_rows
@@ -93,6 +94,7 @@ class PerpFutures:
     config = PerpFuturesConfig
     env = PerpFuturesEnv
     vector_env = PerpFuturesVectorEnv
+    risk = PerpRisk
 
     @staticmethod
     def action_space(config: PerpFuturesConfig | None = None) -> gym.Space[Any]:

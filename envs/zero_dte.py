@@ -18,7 +18,8 @@ from envs.simulation import COST_SCALE, LEVERAGE, Game
 from envs.splits import split_sessions
 from envs.trading_env import TradingEnv, TradingVectorEnv
 from envs.zero_dte_config import ZeroDTEConfig
-from envs.zero_dte_market import bars_of, features_of, market_matrix
+from envs.zero_dte_market import bars_of, count_volatilities, features_of, market_matrix
+from envs.zero_dte_risk import ZeroDTERisk
 from markets import session_features
 from markets.errors import DataError, InSampleError
 from markets.sessions import sessions_of
@@ -59,11 +60,13 @@ class ZeroDTEEnv(TradingEnv):
 
     ## Market mechanics
     The implied volatility of a session is the index's close before it x 1.29 / 100, on the calendar clock, converted to
-    the variance clock, with a fixed smile; quotes lie around the model's mid on the cent grid. An order that was sent
+    the variance clock, with a fixed smile; ``iv="grid"`` takes the one of the session's own option mids from the bar on
+    at whose close it is known. Quotes lie around the model's mid on the cent grid. An order that was sent
     for bar t+1 meets the quote at its opening: at or through the opposite side it fills there at once, else with a
     probability that falls with the distance and is selected against by the minute's move; an order that has rested
     fills at its own limit. ``fill="market"`` takes the opposite quote. No opening order is accepted later than 30
-    minutes before the close of **that session**; from 15 minutes before it on the broker sells what is held at the bid,
+    minutes before the close of **that session**: one that was sent by then works on to the end of its life and is not
+    pegged again; from 15 minutes before it on the broker sells what is held at the bid,
     at most ``offered`` contracts a minute. What nobody buys, and with ``forced_exit=None`` whatever is held, settles at
     the close: its payoff in cash, or with ``settlement="physical"`` shares for calls that the cash pays for; who cannot
     is closed 15 minutes before.
@@ -117,6 +120,7 @@ class ZeroDTE:
     config = ZeroDTEConfig
     env = ZeroDTEEnv
     vector_env = ZeroDTEVectorEnv
+    risk = ZeroDTERisk
 
     @staticmethod
     def action_space(config: ZeroDTEConfig) -> gym.Space[Any]:
@@ -212,6 +216,7 @@ def _game(config: ZeroDTEConfig) -> Game:
             "scaler": scaler,
             "sessions": len(chosen),
             "unfinished_sessions": len(every) - len(found),
+            "volatility_from": count_volatilities(config, bars, found, chosen),
             "optimistic": config.contract.is_optimistic,
             "encoder": None if encoded is None else {"name": encoded.name, "sha256": encoded.sha256},
         },

@@ -15,8 +15,9 @@ from envs.simulation import COST_SCALE, HEAD, LEVERAGE, Ledger
     OPEN, OPEN_DEVIATION, OPEN_SLOPE, OPEN_CURVATURE, OPEN_FACTOR,
     CLOSE, DEVIATION, SLOPE, CURVATURE, FACTOR,
     CALL_STRIKE, CALL_BID, CALL_ASK, PUT_STRIKE, PUT_BID, PUT_ASK,
-) = range(20)  # fmt: skip
-MARKET_WIDTH = 20
+    MINUTE_DEVIATION,
+) = range(21)  # fmt: skip
+MARKET_WIDTH = 21
 
 # Columns of an account row, after the ones every family has: what info shows of the account, the items of one step,
 # the weighted reward terms, and what only the step itself needs. The state begins with what every bar changes; the rest

@@ -15,7 +15,7 @@ from markets.session_features import SessionScaler
 
 DEFAULT_BARS = "synthetic:spy?seed=0&sessions=500"
 ACTIONS = ("discrete", "sized")
-VOLATILITIES = ("vix",)
+VOLATILITIES = ("vix", "grid")
 
 _CONTRACT = (
     "strike_spacing", "fee", "entry_cut_off", "forced_exit", "settlement", "variance_premium", "fill", "fill_rate",
@@ -38,7 +38,9 @@ class ZeroDTEConfig:
         initial_equity: USD at the opening of every session. risk: the budget of a purchase, as a share of the cash.
         strike_offset: strikes out of the money from the one nearest to the last price; negative: in the money.
         iv: where the implied volatility comes from. ``vix``: the index's previous close x ``vix_ratio`` / 100 on the
-            calendar clock, converted, constant through the day on the variance clock.
+            calendar clock, converted, constant through the day on the variance clock. ``grid``: the bars'
+            ``atm_volatility`` (a source's ``grid=FILE``) from the bar on at whose close it is known, and ``vix`` before
+            it and in sessions without one.
         vix_ratio: same-day over 30-day implied volatility.
         reward: terms with weights, see :mod:`envs.rewards`; there is no funding here.
         sharpe_rate: eta of the differential Sharpe ratio.

@@ -58,6 +58,7 @@ from markets.options import (
     cash_settlement,
     check_order,
     is_forced_out,
+    may_open,
     physical_settlement,
     sale_fee,
     sale_proceeds,
@@ -260,8 +261,7 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
         )
         sd = smile_deviation(m[c.OPEN], strike, m[c.OPEN_DEVIATION], m[c.OPEN_SLOPE], m[c.OPEN_CURVATURE])
         delta, _, _ = greeks_by_deviation(right, m[c.OPEN], strike, sd, 0.0, 0.0)
-        minute = math.sqrt(max(m[c.OPEN_DEVIATION] ** 2 - m[c.DEVIATION] ** 2, 0.0))
-        move = (close - mid) / max(abs(delta) * m[c.OPEN] * minute, 0.5 * contract[c.TICK])
+        move = (close - mid) / max(abs(delta) * m[c.OPEN] * m[c.MINUTE_DEVIATION], 0.5 * contract[c.TICK])
         rested = a[c.AGE] > 0.0
         limit = a[c.LIMIT]
         status, filled, price, rest, after, a[c.AGE], a[c.REPEGS] = work_limit_order(
@@ -269,6 +269,8 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
             contract[c.OFFERED], contract[c.LIFE], contract[c.TICK], contract[c.RATE], contract[c.DECAY],
             contract[c.SELECTION], contract[c.SELECTION_LOWEST], contract[c.SELECTION_HIGHEST],
         )  # fmt: skip
+        if status == REPEGGED and side > 0.0 and not may_open(m[c.LEFT], contract[c.ENTRY_CUT_OFF]):
+            status, rest = CANCELLED, 0.0  # an order at a new price is a new order, and it would open a position
         if filled > 0.0 and rested:
             price = limit  # who came through it took what rested at its own price, never at a better one
         if status == REPEGGED:

@@ -31,7 +31,8 @@ PRICES = ("open", "high", "low", "close")
 MARKS = ("mark_open", "mark_high", "mark_low", "mark_close")
 QUOTES = ("bid", "ask")
 SIZES = ("bid_size", "ask_size")
-EXTRAS = (*QUOTES, *SIZES, "previous_vix")  # optional columns beside candles and marks, read from files by these names
+LATE = ("atm_volatility",)  # a column of which a session's first bars may know nothing yet: NaN there
+EXTRAS = (*QUOTES, *SIZES, "previous_vix", *LATE)  # optional columns, read from files by these names
 YEAR = np.timedelta64(365 * 24 * 3600, "s")  # markets that never close
 
 
@@ -49,6 +50,8 @@ class Bars:
         previous_vix: ``(T, A)`` a volatility index's close before the bar's session, annual percent on the calendar
             clock: known at the session's opening. What holds for a session stands on each of its bars, so that it is
             cut, hashed and handed to a stream as any other column.
+        atm_volatility: ``(T, A)`` at-the-money implied volatility of the session as known at each bar's close, annual
+            fraction on the variance clock (:mod:`markets.option_clocks`); NaN where none is known yet.
         funding_time, funding_rate: ``(E,)`` stamps and ``(E, A)`` rates; a positive rate is paid by longs.
         labels, label_names: true regime of each bar where the market is synthetic, for reports only.
         market: which kind of market this is (``crypto``, ``synthetic``, ``spy``); weights are chosen by it.
@@ -75,6 +78,7 @@ class Bars:
     bid_size: Floats | None = None
     ask_size: Floats | None = None
     previous_vix: Floats | None = None
+    atm_volatility: Floats | None = None
     funding_time: Times = field(default_factory=lambda: np.empty(0, "datetime64[ns]"))
     funding_rate: Floats = field(default_factory=lambda: np.empty((0, 1)))
     labels: NDArray[np.int8] | None = None
@@ -110,13 +114,14 @@ class Bars:
         market: str = "crypto",
         source: str = "frame",
         vix: pd.DataFrame | None = None,
+        grid: pd.DataFrame | None = None,
     ) -> Bars:
         """Read one asset from a DataFrame with ``open, high, low, close, volume`` and a time column or index.
 
         Column names are matched without regard to case; the time is a ``DatetimeIndex`` or a column named
         ``timestamp``, ``time``, ``date``, ``datetime`` or ``open_time``. Times without a zone are read as UTC.
         ``mark_open`` .. ``mark_close`` are used where present, and of a market with sessions also ``bid`` and ``ask``,
-        ``bid_size`` and ``ask_size``, ``previous_vix``. ``start`` and ``end`` cut before validation.
+        ``bid_size`` and ``ask_size``, ``previous_vix``, ``atm_volatility``. ``start`` and ``end`` cut first.
 
         Args:
             frame: one row per bar, oldest first.
@@ -127,6 +132,8 @@ class Bars:
             start, end: first opening and last closing time to keep; a date alone includes its whole day.
             market: ``spy`` has sessions: bars outside the regular ones are left out and counted, nights are no gaps.
             vix: daily ``date`` and ``close`` of a volatility index, for ``previous_vix`` where a market has sessions.
+            grid: same-day option mids (``timestamp, strike, right, mid``), for ``atm_volatility`` of minute bars; see
+                :mod:`markets.option_grid`.
 
         Raises:
             DataError: naming the column and the row.
@@ -135,7 +142,7 @@ class Bars:
 
         return bars_from_frame(
             cls, frame, symbol=symbol, interval=interval, stamp=stamp, funding=funding,
-            start=start, end=end, market=market, source=source, vix=vix,
+            start=start, end=end, market=market, source=source, vix=vix, grid=grid,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -284,7 +291,7 @@ def _check(bars: Bars) -> None:
     for name, value in bars.columns.items():
         if value.shape != shape or value.dtype != np.float64:
             raise DataError(f"column {name!r} is {value.dtype} {value.shape}, expected float64 {shape}")
-        _first(bars, name, ~np.isfinite(value), "is not finite")
+        _first(bars, name, np.isinf(value) if name in LATE else ~np.isfinite(value), "is not finite")
         if name in ("volume", *SIZES):
             _first(bars, name, value < 0, "is negative")
         else:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from markets.bars import MARKS, PRICES, QUOTES, SIZES, as_bound, as_interval, as_time
+from markets.bars import LATE, MARKS, PRICES, QUOTES, SIZES, as_bound, as_interval, as_time
 from markets.errors import ConfigError, DataError, unknown
-from markets.session_calendar import SESSION_MARKETS
+from markets.session_calendar import MINUTE, SESSION_MARKETS
 
 if TYPE_CHECKING:
     from markets.bars import Bars, Floats, Times
@@ -36,6 +36,7 @@ def bars_from_frame(
     market: str,
     source: str,
     vix: pd.DataFrame | None = None,
+    grid: pd.DataFrame | None = None,
 ) -> Bars:
     """Build :class:`~markets.bars.Bars` from one asset's table; see ``Bars.from_frame``."""
     if not isinstance(frame, pd.DataFrame):
@@ -64,9 +65,10 @@ def bars_from_frame(
     sessions = market in SESSION_MARKETS
     if sessions:
         keep = _regular(times, length, keep, source or symbol or "ASSET")
-    elif vix is not None:
+    elif vix is not None or grid is not None:
         raise ConfigError(
-            f"vix= is for markets with sessions ({', '.join(SESSION_MARKETS)}), not for market={market!r}"
+            f"{'grid' if vix is None else 'vix'}= is for markets with sessions ({', '.join(SESSION_MARKETS)}), "
+            f"not for market={market!r}"
         )
     missing = [name for name in (*PRICES, "volume") if name not in names]
     if missing:
@@ -76,11 +78,15 @@ def bars_from_frame(
         )
     present = [*PRICES, "volume", *(name for name in MARKS if name in names)]
     if sessions:
-        present += [name for pair in (QUOTES, SIZES, ("previous_vix",)) if set(pair) <= set(names) for name in pair]
+        present += [
+            name for pair in (QUOTES, SIZES, ("previous_vix",), LATE) if set(pair) <= set(names) for name in pair
+        ]
     columns: dict[str, Any] = {name: numbers(frame.loc[keep, names[name]], name)[:, None] for name in present}
     times = times[keep]
     if vix is not None:
         columns["previous_vix"] = _previous_vix(vix, times)
+    if grid is not None:
+        columns["atm_volatility"] = _atm_volatility(grid, times, length, source or symbol or "ASSET")
     (_tell_sessions if sessions else _tell_gaps)(times, length, source or symbol or "ASSET")
     events, rates = _funding(funding, times, length)
     return cls(
@@ -134,6 +140,15 @@ def _previous_vix(table: pd.DataFrame, times: Times) -> Floats:
         row = int(wrong.argmax()) + 1
         raise DataError(f"vix: column 'time', row {row} ({days[row]}): not later than the row before")
     return previous_closes(times, days, numbers(table[names["close"]], "close"))[:, None]
+
+
+def _atm_volatility(table: pd.DataFrame, times: Times, length: np.timedelta64, what: str) -> Floats:
+    """Read a grid of option mids and give each bar what it says by the bar's close: ``(T, 1)``."""
+    from markets.option_grid import column
+
+    if length != MINUTE:
+        raise ConfigError(f"grid= is for bars of 1m, these have interval={pd.Timedelta(length)}")
+    return column(table, times, what)
 
 
 def numbers(column: pd.Series, name: str) -> Floats:

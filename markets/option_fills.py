@@ -57,7 +57,12 @@ def _hash(value: int) -> int:
 
 @compiled
 def peg(side: float, bid: float, ask: float, tick: float) -> float:
-    """Limit price at the mid of a quote, rounded to the tick toward the own side: buys down (to one tick), sells up."""
+    """Limit price at the mid of a quote, rounded to the tick toward the own side: buys down (to one tick), sells up.
+
+    No series has half ticks, so a quote of an odd number of ticks has no mid to rest at. Where it is one tick wide the
+    order rests at the own side of the quote and fills as one there does, 0.237 a minute and not 0.593: the price of a
+    tick that is a large share of a cheap option, and no mistake of the intensity.
+    """
     per_unit = 1.0 / tick
     mid = 0.5 * (bid + ask) * per_unit
     if side > 0.0:

@@ -2,15 +2,21 @@
 
 Minute m of session d, of M minutes, in regime k, with dt = 1 / 98,280 of a year of trading minutes::
 
-    s       = annual_volatility * m_k * shape(m) * exp(f_m + g_d - var_f - var_g)
+    s       = annual_volatility * m_k * shape(m) * exp(f_m + g_d + n_d - var_f - var_g - var_n)
     f_m     within a session, drawn anew each morning: AR(1) of ``fast_minutes``
     g_d     from session to session: AR(1) of ``slow_sessions``
+    n_d     what the night brings, independent: N(0, ``vix_noise``^2)
     corr(shock of f or g, return shock before it) = leverage
     return  = (mu_k - s^2 / 2) dt + s sqrt(dt) z + jump,         z ~ Student t of unit variance
     jump    ~ N(0, (jump_size s sqrt(dt))^2) with probability jumps_per_session / 390 in a minute
-    gap     = overnight * (annual_volatility m_k exp(g_d - var_g) / sqrt(252)) * Student t, before the session
+    gap     = overnight * (annual_volatility m_k exp(g_d + n_d - var_g - var_n) / sqrt(252)) * Student t, before it
     volume  ~ volume shape * (s / (annual_volatility shape))^1.0 (1 + |return| / (s sqrt(dt)))^0.35 exp(0.35 noise)
-    vix_d   = 100 sqrt(525,600 / 390) E[session's sd | state at the close before] / implied_ratio * exp(noise)
+    vix_d   = 100 sqrt(525,600 / 390) E[session's sd | state at the close before] / implied_ratio
+
+The index lies beside a session's volatility because the night brings news that it cannot know (n_d), not because it is
+read with an error: an error in the price, independent of what follows, would make dear options too dear on average, and
+who sold them would be paid for nothing. The expectation is of the deviation, to which an at-the-money price is
+proportional, and not of the variance.
 
 ``shape`` is the variance clock of :mod:`markets.session_calendar`, compressed on early-close days. Regimes are a
 semi-Markov chain on trading minutes with gamma durations, so that a session can see one end. High and low come from a
@@ -63,8 +69,9 @@ STREAMS = (
     "bridge",
     "volume",
     "quote",
-    "vix",
+    "unused",  # of an earlier version; the places of the others stay
     "size",
+    "news",
 )
 
 
@@ -101,7 +108,9 @@ def spy(
     shocks = _unit_student_t(rng["returns"], (count, MINUTES), p.student_t_dof)
     night = _unit_student_t(rng["night"], (count,), p.overnight_dof)
     slow, forecast = _slow(rng["slow"], shocks, night, calendar.minutes, shape, p)
-    level = p.annual_volatility * p.separated_multipliers[regime] * np.exp(slow - p.slow_sd**2)[:, None]
+    news = p.vix_noise * rng["news"].standard_normal(count)
+    day = np.exp(slow + news - p.slow_sd**2 - p.vix_noise**2)
+    level = p.annual_volatility * p.separated_multipliers[regime] * day[:, None]
     sigma = level * shape * np.exp(_fast(rng["fast"], shocks, night, p) - p.fast_sd**2)
     returns = _returns(rng, shocks, sigma, regime, p)
     gaps = p.overnight * level[:, 0] / np.sqrt(SESSIONS_PER_YEAR) * night
@@ -111,7 +120,7 @@ def spy(
     columns = _prices(rng["bridge"], returns, gaps, sigma * np.sqrt(1 / YEAR_MINUTES), used, p)
     columns["volume"] = _volume(rng["volume"], returns, sigma, shape, volume_shape, p)
     columns |= _quotes(rng, columns["close"])
-    columns["previous_vix"] = np.broadcast_to(_vix(rng["vix"], forecast, regime, p)[:, None], used.shape)
+    columns["previous_vix"] = np.broadcast_to(_vix(forecast, regime, p)[:, None], used.shape)
     minutes = np.arange(MINUTES) * MINUTE
     given: dict[str, Any] = {name: column[used].reshape(-1, 1) for name, column in columns.items()}
     return Bars(
@@ -187,7 +196,7 @@ def _slow(
 ) -> tuple[Floats, Floats]:
     """Return the log volatility of each session, and what the evening before expects of it: ``(S,)`` each.
 
-    The second is half the logarithm of the expected variance factor.
+    The second is the logarithm of the expected factor of its volatility.
     """
     used = np.arange(MINUTES) < minutes[:, None]
     day = np.where(used, shape * shocks, 0.0).sum(axis=1) / np.sqrt(minutes)
@@ -199,7 +208,7 @@ def _slow(
     unknown = p.slow_sd * new * np.sqrt(1 - p.leverage**2)  # deviation of what the evening before cannot know
     for d in range(len(night)):
         known = keep * state + new * p.leverage * (moved[d - 1] if d else 0.0)
-        forecast[d] = p.slow_sd * known + unknown**2 - p.slow_sd**2
+        forecast[d] = p.slow_sd * known + unknown**2 / 2 - p.slow_sd**2
         slow[d] = p.slow_sd * known + unknown * own[d + 1]
         state = slow[d] / p.slow_sd if p.slow_sd else 0.0
     return slow, forecast
@@ -264,14 +273,25 @@ def _quotes(rng: Streams, close: Floats) -> dict[str, Floats]:
     return {"bid": bid, "ask": np.round(bid + CENT, 2), "bid_size": bid_size, "ask_size": ask_size}
 
 
-def _vix(rng: np.random.Generator, forecast: Floats, regime: Labels, p: SPYParameters) -> Floats:
+def _vix(forecast: Floats, regime: Labels, p: SPYParameters) -> Floats:
     """Return the index's close of the evening before each session, annual percent on the calendar clock: ``(S,)``."""
     evening = np.concatenate([regime[:1, 0], regime[:-1, -1]])
     jumps = 1 + p.jumps_per_session / MINUTES * p.jump_size**2
-    session_sd = p.annual_volatility * p.separated_multipliers[evening] * np.exp(forecast) * np.sqrt(jumps)
-    session_sd /= np.sqrt(SESSIONS_PER_YEAR)
-    noise = np.exp(p.vix_noise * rng.standard_normal(len(forecast)) + p.vix_noise**2 / 2)  # E[1 / noise] is 1
-    return np.asarray(100 * np.sqrt(CALENDAR_MINUTES / MINUTES) * session_sd / p.implied_ratio * noise)
+    session_sd = p.annual_volatility * p.separated_multipliers[evening] * np.exp(forecast - p.vix_noise**2 / 2)
+    session_sd *= np.sqrt(jumps / SESSIONS_PER_YEAR) * _expected_root(p)
+    return np.asarray(100 * np.sqrt(CALENDAR_MINUTES / MINUTES) * session_sd / p.implied_ratio)
+
+
+def _expected_root(p: SPYParameters) -> float:
+    """Expected root of a session's variance as it varies within the session, over the root of its expectation.
+
+    ``V = sum_m w_m exp(2 f_m - 2 var_f)`` with w the shape's share has mean 1 and ``Var V = sum w_m w_n (exp(4 var_f
+    rho^|m - n|) - 1)``; for a log-normal V ``E[sqrt V] = (1 + Var V)^(-1/8)``.
+    """
+    weights = _shapes(np.array([MINUTES]), p)[0][0] ** 2 / MINUTES
+    lag = np.abs(np.subtract.outer(np.arange(MINUTES), np.arange(MINUTES)))
+    excess = np.expm1(4 * p.fast_sd**2 * np.exp(-lag / p.fast_minutes))
+    return float((1 + weights @ excess @ weights) ** -0.125)
 
 
 def _source(seed: int, sessions: int, start: str, early_close: str, p: SPYParameters) -> str:

@@ -60,7 +60,7 @@ class SPYParameters:
         volume_sigma, volume_return, volume_noise: exponents of the local volatility and of 1 + |return| in local
             standard deviations, and the standard deviation of the log noise per minute.
         implied_ratio: at-the-money implied volatility of a session over the index's close the evening before.
-        vix_noise: deviation of the log of that index around what the state says.
+        vix_noise: deviation of the log of a session's volatility around what that index says: news of the night.
         start_price: the close before the first session, USD.
 
     Raises:
@@ -78,7 +78,7 @@ class SPYParameters:
     fast_minutes: float = 28.0
     fast_sd: float = 0.34
     slow_sessions: float = 7.0
-    slow_sd: float = 0.20
+    slow_sd: float = 0.12
     leverage: float = -0.65
     student_t_dof: float = 12.0
     jumps_per_session: float = 0.4
@@ -94,7 +94,7 @@ class SPYParameters:
     volume_return: float = 0.35
     volume_noise: float = 0.35
     implied_ratio: float = 1.29
-    vix_noise: float = 0.22
+    vix_noise: float = 0.18
     start_price: float = 500.0
 
     def __post_init__(self) -> None:

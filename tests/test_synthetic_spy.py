@@ -36,7 +36,7 @@ SESSIONS = 129  # 50,310 bars
 DEFAULT = SPYParameters()
 BROWNIAN = replace(
     DEFAULT, separation=0.0, fast_sd=0.0, slow_sd=0.0, jumps_per_session=0.0, student_t_dof=1e6, leverage=0.0,
-    seasonality=0.0, volume_sigma=0.0, volume_return=0.0,
+    seasonality=0.0, volume_sigma=0.0, volume_return=0.0, vix_noise=0.0,
 )  # fmt: skip
 COLUMNS = (
     "time", "open", "high", "low", "close", "volume", "bid", "ask", "bid_size", "ask_size", "previous_vix", "labels",
@@ -155,7 +155,7 @@ def test_geometric_brownian_motion_fails_where_it_should() -> None:
     ("changes", "lost"),
     [
         ({"leverage": 0.0}, "11 leverage"), ({"seasonality": 0.0}, "13 day shape"), ({"overnight": 0.0}, "gap"),
-        ({"separation": 0.0, "slow_sd": 0.0}, "daily variance"), ({"volume_noise": 4.0}, "7 volume"),
+        ({"separation": 0.0, "slow_sd": 0.0, "vix_noise": 0.0}, "daily variance"), ({"volume_noise": 4.0}, "7 volume"),
     ],
 )  # fmt: skip
 def test_a_generator_without_a_part_misses_its_band(changes: dict[str, float], lost: str) -> None:
@@ -195,6 +195,21 @@ def test_an_at_the_money_straddle_at_the_index_is_about_fair(seed: int) -> None:
     print(f"seed {seed}: payoff / price {np.mean(np.abs(z)) / 0.797885:.3f}, spread {z.std():.3f}")
     assert 0.92 <= np.mean(np.abs(z)) / 0.797885 <= 1.04
     assert 1.0 <= z.std() <= 1.2
+
+
+@pytest.mark.parametrize(("error", "caught"), [(0.0, False), (0.22, True)])
+def test_what_straddles_cost_is_what_they_pay(error: float, caught: bool) -> None:
+    """Sum of payoffs over sum of prices. The mutant: an index with an error of its own, whose dear days overpay."""
+    paid = cost = 0.0
+    for seed in range(5):
+        bars = spy(seed, 500, start="2014-01-02", early_close="skip")
+        move = whole(bars, "close")[:, -1] / whole(bars, "open")[:, 0] - 1.0
+        implied = 1.29 * whole(bars, "previous_vix")[:, 0] / 100 * np.sqrt(MINUTES / 525_600)
+        noise = np.exp(error * np.random.default_rng(SEED + seed).standard_normal(500) + error**2 / 2)
+        paid += float(np.abs(move).sum())
+        cost += float((0.797885 * implied * noise).sum())
+    print(f"seed {SEED}: payoffs / prices {paid / cost:.3f}")
+    assert (abs(paid / cost - 1.0) > 0.02) == caught
 
 
 def test_price_is_a_martingale_without_drift() -> None:

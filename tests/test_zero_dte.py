@@ -276,9 +276,12 @@ def test_cut_offs_count_back_from_the_close_of_that_session(source: str, bars: i
     info = env.step(CALL)[4]
     assert (info["order_code"], info["action"], info["order_side"]) == (REJECT_CUT_OFF, HOLD, 0.0)
 
-    env.reset(seed=2)
-    env.step(PUT)
-    info = until(env, 15.0)[1]
+    for seed in range(2, 30):
+        env.reset(seed=seed)
+        env.step(PUT)
+        info = until(env, 15.0)[1]
+        if info["bid"] > 0.0:  # else nobody buys it
+            break
     assert info["position"] > 0.0
     assert not info["forced"]
     assert info["exit_minutes_left"] == 0.0
@@ -288,6 +291,22 @@ def test_cut_offs_count_back_from_the_close_of_that_session(source: str, bars: i
     assert info["position"] == 0.0
     assert info["minutes_left"] == 14.0
     assert until(env, 0.0)[1]["ended_by"] == "session close"
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_an_order_sent_at_the_cut_off_works_to_its_end_and_is_not_pegged_again(patient: bool) -> None:
+    """An accepted order may fill after 15:30; a new price is a new order. The twin's cut-off lies later: it pegs."""
+    env = env_on(fill_rate=0.0, entry_cut_off=30.0 if patient else 20.0, order_life=3.0, order_repegs=1.0)
+    met = 0
+    for seed in range(20):
+        env.reset(seed=seed)
+        until(env, 30.0)
+        infos = [env.step(CALL)[4], *(env.step(HOLD)[4] for _ in range(5))]
+        if not any(info["fill_quantity"] for info in infos):  # none crossed the quote, in which it fills at any rate
+            met += 1
+            working = 2 if patient else 5
+            assert [info["order_side"] for info in infos] == [1.0] * working + [0.0] * (6 - working)
+    assert met
 
 
 def test_a_limit_order_still_working_at_the_forced_exit_is_withdrawn() -> None:

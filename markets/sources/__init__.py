@@ -5,6 +5,7 @@ Examples::
     load("synthetic:crypto?seed=7&interval=1h&bars=40000")
     load("parquet:btc_1h.parquet?funding=btc_funding.parquet&symbol=BTCUSDT&start=2020-01-01")
     load("parquet:spy_1m.parquet?market=spy&symbol=SPY&vix=vix_daily.parquet")       # regular sessions only
+    load("parquet:spy_1m.parquet?market=spy&vix=vix_daily.parquet&grid=spxw_0dte_mid_grid.parquet")  # with option mids
     load("synthetic:spy?seed=7&sessions=250")
     load("csv:candles.csv?rename=Volume BTC:volume&interval=1h")
     load("memory:mine")                       # Bars that were registered under a name in this process
@@ -114,7 +115,7 @@ def find(path: str) -> Path:
 def _stamps(path: str, options: dict[str, str]) -> tuple[object, ...]:
     """Identify the present content of the files that a specification names, so that a changed file is read again."""
     stamps: list[object] = []
-    for name in (path, options.get("funding", ""), options.get("vix", "")):
+    for name in (path, options.get("funding", ""), options.get("vix", ""), options.get("grid", "")):
         try:
             place = find(name)
             status = place.stat()

@@ -1,4 +1,4 @@
-"""Sources ``parquet:`` and ``csv:``: candles from files, with funding or a volatility index beside them."""
+"""Sources ``parquet:`` and ``csv:``: candles from files, with funding, a volatility index, option mids beside them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markets.bars import Bars
 from markets.errors import ConfigError, DataError, require, unknown
 from markets.sources import find, reject_unknown
 
-OPTIONS = ("funding", "symbol", "interval", "stamp", "start", "end", "market", "rename", "vix")
+OPTIONS = ("funding", "symbol", "interval", "stamp", "start", "end", "market", "rename", "vix", "grid")
 
 
 def load_parquet(path: str, options: dict[str, str], specification: str) -> Bars:
@@ -36,7 +36,9 @@ def _load(kind: str, path: str, options: dict[str, str], specification: str) -> 
     frame = raw.rename(columns=renames)
     vix = options.pop("vix", None)
     daily = None if vix is None else read_table(find(vix))
-    return Bars.from_frame(frame, funding=table, vix=daily, source=specification, **options)
+    mids = options.pop("grid", None)
+    grid = None if mids is None else read_table(find(mids))
+    return Bars.from_frame(frame, funding=table, vix=daily, grid=grid, source=specification, **options)
 
 
 def read_table(file: Path, kind: str | None = None) -> pd.DataFrame:
