@@ -91,6 +91,7 @@ class PerpFutures:
     """The family: what :mod:`envs.make` needs to build its environments."""
 
     config = PerpFuturesConfig
+    scaler = features.FeatureScaler
     env = PerpFuturesEnv
     vector_env = PerpFuturesVectorEnv
 
