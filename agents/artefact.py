@@ -97,7 +97,8 @@ class PolicyAgent(Agent):
                 f"action_masks are of shape {masks.shape}; {self.name!r} needs {int(ends[-1])} columns, with a legal "
                 f"choice among the values of each number: {choices}"
             )
-        actions, state = self.policy.predict(columns, state, episode_start, deterministic, action_masks=masks)
+        policy: Any = self.policy  # of the masked kind, whose predict takes one argument more
+        actions, state = policy.predict(columns, state, episode_start, deterministic, action_masks=masks)
         return self._typed(actions), state
 
     def _typed(self, actions: NDArray[Any]) -> NDArray[Any]:

@@ -10,7 +10,7 @@ put one after the other.
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -121,8 +121,9 @@ def rows_of(agent: str, days: Days, equity: Floats, lane: int) -> list[dict[str,
     """Return an agent's sessions as rows of a table; money in cents."""
     parts = np.split(equity, days.first[1:])
     dates = [str(date) for date in days.date]
-    counts = {date: [trade.session for trade in days.trades].count(date) for date in set(dates)}
-    fees = {date: math.fsum(trade.fee for trade in days.trades if trade.session == date) for date in counts}
+    counts, fees = Counter(trade.session for trade in days.trades), dict.fromkeys(dates, 0.0)
+    for trade in days.trades:
+        fees[trade.session] += trade.fee
     return [
         {
             "agent": agent,

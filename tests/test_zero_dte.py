@@ -711,9 +711,9 @@ def test_a_walk_chains_the_sessions_of_a_split_and_equals_stepping_the_env() -> 
 
 def test_a_report_of_a_split_holds_the_families_baselines() -> None:
     found = evaluate({}, "ZeroDTE", ZeroDTEConfig(bars=SMALL, split="validation"))
-    assert list(found["rows"]) == ["idle", "random", "call at open", "put at open"]
+    assert list(found["rows"]) == ["idle", "random legal", "call at open", "put at open"]
     assert found["rows"]["idle"]["total_return"] == 0.0 == found["rows"]["idle"]["fee"]
-    for name in ("random", "call at open", "put at open"):
+    for name in ("random legal", "call at open", "put at open"):
         row = found["rows"][name]
         assert row["fee"] > 0.0
         assert row["total_return_at_cost_scale"]["5"] < row["total_return_at_cost_scale"]["0"]
