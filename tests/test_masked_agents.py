@@ -290,7 +290,9 @@ def test_an_agent_that_knows_of_no_masks_takes_no_notice_of_them() -> None:
         Idle().bind(("a",)).predict(np.zeros(1), action_masks=np.ones(5))
 
 
-@pytest.mark.parametrize(("changed", "named"), [({"actions": "other"}, "action.kind"), ({"risk": 0.05}, "argument.risk")])
+@pytest.mark.parametrize(
+    ("changed", "named"), [({"actions": "other"}, "action.kind"), ({"risk": 0.05}, "argument.risk")]
+)
 def test_another_meaning_of_an_action_is_refused(agent: PolicyAgent, changed: dict[str, Any], named: str) -> None:
     other = "sized" if kind_of(agent) == "discrete" else "discrete"
     arguments = {"actions": kind_of(agent), **changed}
