@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.make import game_of
-from envs.simulation import Game
 from envs.perp_futures import PerpFuturesConfig
+from envs.simulation import Game
 from envs.zero_dte_config import ZeroDTEConfig
 
 
