@@ -165,6 +165,8 @@ def save(
 def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
     """Load the agent in ``path`` (the file or its directory); ``load(path).predict(obs)`` acts.
 
+    One that was trained with masks of legal actions acts with them only: ``predict(obs, action_masks=masks)``.
+
     Other versions of the libraries than it was trained with are said in a warning.
 
     Raises:

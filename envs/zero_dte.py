@@ -46,7 +46,8 @@ class ZeroDTEEnv(TradingEnv):
     ``order_repegs`` times. One contract, one order at a time: HOLD lets it work, CLOSE_POSITION withdraws a purchase
     and sells what of it has been filled.
 
-    ``action_masks()`` says which actions are legal. One that is not legal is held, counted in
+    ``action_masks()`` says which actions are legal; sb3-contrib's MaskablePPO finds it through ``gym.make``, ``Monitor``
+    and ``DummyVecEnv``, and agents take the masks as ``predict(..., action_masks=...)``. One that is not legal is held, counted in
     ``info["illegal_actions"]``, and ``info["order_code"]`` says why (:data:`markets.options.ORDER_STATUS`).
 
     ## Observation space

@@ -15,6 +15,7 @@ from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import agents
 import envs  # noqa: F401 - registers the ids
@@ -354,6 +355,10 @@ def test_algorithms_without_masks_train_too_and_what_they_may_not_do_is_counted(
     walked = walk(player, game(SHORT, actions=actions))
     assert walked.days is not None
     assert walked.days.illegal.shape == (len(walked.days.pnl), 1)
+    (file,) = (tmp_path / "tensorboard").rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert all(0.0 < event.value < 1.0 for event in events.Scalars("action/illegal"))
     observation: NDArray[np.float32] = np.zeros(len(player.reads), np.float32)
     assert player.predict(observation)[0] in player.policy.action_space
     told, _ = player.predict(observation, action_masks=np.eye(1, 8 if actions == "sized" else 4, dtype=bool)[0])

@@ -736,6 +736,7 @@ def test_maskable_ppo_learns_through_the_bridge_and_takes_no_illegal_action(made
     assert sum(shares) == pytest.approx(1.0)
     assert min(shares) > 0.0
     assert "account/funding" not in said
+    assert said["action/illegal"] == 0.0
     assert said["account/turnover"] > 0.0
     assert (lanes.unwrapped.simulation.accounts[:, :, c.ILLEGAL_ACTIONS] == 0.0).all()
     env = gym.make(made, bars=SMALL)
