@@ -1,5 +1,8 @@
 """The predict protocol: everything that acts answers ``predict(observation, state, episode_start, deterministic)``.
 
+Where an environment says which of its actions are legal, its masks go in as a last argument, ``action_masks``, under
+the name and in the layout of sb3-contrib: ``env.get_wrapper_attr("action_masks")()``.
+
 An agent declares ``reads``, the observation names it uses, and selects them by name: ``bind`` an agent to the names of
 an environment and it finds its columns wherever they stand. Agents trained on different ids can so vote together.
 """
@@ -47,11 +50,19 @@ class Agent:
         return self
 
     def predict(
-        self, observation: Observation, state: Any = None, episode_start: Any = None, deterministic: bool = True
-    ) -> tuple[NDArray[np.float32], Any]:
+        self, observation: Observation, state: Any = None, episode_start: Any = None, deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[NDArray[Any], Any]:  # fmt: skip
         """Choose actions for ``(D,)`` or ``(B, D)`` observations; returns actions ``(A,)`` or ``(B, A)`` and state.
 
+        A policy over a list of choices answers as its action space does: whole numbers, without the A of ``Discrete``.
+
+        Args:
+            action_masks: ``(W,)`` or ``(B, W)``, true where a choice is legal; W of all numbers of an action, the first
+                number's first. Agents that know of no masks take no notice of them.
+
         Raises:
+            ConfigError: masks of another shape, or without one legal choice.
             ConfigError: not bound, or an observation that is no table of numbers of the width it was bound to, or
                 with one that is not finite in a column it reads; the column is named.
         """
@@ -64,7 +75,11 @@ class Agent:
             )
         batch = np.take(np.atleast_2d(observation), self._columns, axis=1)  # in rows: the bits that training saw
         self._check_finite(batch)
-        actions, state = self.act(batch, state, episode_start, deterministic)
+        if action_masks is None:
+            actions, state = self.act(batch, state, episode_start, deterministic)
+        else:
+            masks = _as_masks(action_masks, len(batch))
+            actions, state = self.act_masked(batch, masks, state, episode_start, deterministic)
         return (actions[0] if observation.ndim == 1 else actions), state
 
     def _numbers(self, observation: Any) -> Observation:
@@ -87,6 +102,22 @@ class Agent:
 
     def act(
         self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
-    ) -> tuple[NDArray[np.float32], Any]:
+    ) -> tuple[NDArray[Any], Any]:
         """Choose ``(B, A)`` actions from ``(B, len(reads))`` columns; agents implement this."""
         raise TypeError(f"{type(self).__name__} does not implement act")
+
+    def act_masked(
+        self, columns: Observation, masks: NDArray[np.bool_], state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[Any], Any]:
+        """Choose as ``act`` does, knowing which choices are legal, ``(B, W)``; what agents that know of none answer."""
+        return self.act(columns, state, episode_start, deterministic)
+
+
+def _as_masks(action_masks: Any, lanes: int) -> NDArray[np.bool_]:
+    masks = np.atleast_2d(np.asarray(action_masks))
+    if masks.dtype.kind not in "biuf" or masks.ndim != 2 or len(masks) != lanes or not masks.any(axis=1).all():
+        raise ConfigError(
+            f"action_masks are {masks.dtype} of shape {np.shape(action_masks)} for {lanes} observation(s); expected a "
+            f"row of truth values for each, with a legal choice in it"
+        )
+    return masks != 0

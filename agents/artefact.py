@@ -26,6 +26,7 @@ from agents.agent import Agent, Observation
 from agents.differences import differences
 from agents.provenance import versions
 from agents.sb3 import algorithm, policy_arguments
+from envs.make import family_of
 from envs.simulation import Game
 from markets import storage
 from markets.errors import ArtefactError, ConfigError
@@ -56,21 +57,53 @@ class PolicyAgent(Agent):
         self.scaler = scaler
         self.name = str(manifest["name"])
         self.reads = tuple(manifest["observation"]["names"])
+        self._masked = algorithm(manifest["algo"]).masked
         self.bind(self.reads)
 
     def act(
         self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
-    ) -> tuple[NDArray[np.float32], Any]:
+    ) -> tuple[NDArray[Any], Any]:
         """Return the policy's actions within the action space, and a recurrent policy's next state.
 
         ``state`` None begins anew; so does each lane whose ``episode_start`` is true.
 
         Raises:
-            ConfigError: a recurrent policy is given a state that it did not return for as many lanes.
+            ConfigError: a recurrent policy is given a state that it did not return for as many lanes; or a policy that
+                was trained with masks is given none: it never learned what not to choose.
         """
+        if self._masked:
+            raise ConfigError(
+                f"{self.name!r} was trained with action masks and acts with them only: pass "
+                "action_masks=env.get_wrapper_attr('action_masks')(), or those of the vector env"
+            )
         self._check_state(state, len(columns))
         actions, state = self.policy.predict(columns, state, episode_start, deterministic)
-        return np.asarray(actions, dtype=np.float32), state
+        return self._typed(actions), state
+
+    def act_masked(
+        self, columns: Observation, masks: NDArray[np.bool_], state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[Any], Any]:
+        """Return legal actions; a policy that was trained without masks answers as it does without.
+
+        Raises:
+            ConfigError: masks of another width than the action space has choices, or a number without a legal one.
+        """
+        if not self._masked:
+            return self.act(columns, state, episode_start, deterministic)
+        choices = self.manifest["action"]["choices"]
+        ends = np.cumsum(choices)
+        if masks.shape[1] != ends[-1] or not all(part.any(axis=1).all() for part in np.split(masks, ends[:-1], axis=1)):
+            raise ConfigError(
+                f"action_masks are of shape {masks.shape}; {self.name!r} needs {int(ends[-1])} columns, with a legal "
+                f"choice among the values of each number: {choices}"
+            )
+        policy: Any = self.policy  # of the masked kind, whose predict takes one argument more
+        actions, state = policy.predict(columns, state, episode_start, deterministic, action_masks=masks)
+        return self._typed(actions), state
+
+    def _typed(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Return choices as whole numbers, as their spaces want them, and targets as float32."""
+        return np.asarray(actions, dtype=np.int64 if "choices" in self.manifest["action"] else np.float32)
 
     def _check_state(self, state: Any, lanes: int) -> None:
         shape = getattr(self.policy, "lstm_hidden_state_shape", None)
@@ -122,8 +155,8 @@ def save(
     content = {key: value for key, value in manifest.items() if key not in ("observation_names", "sha256")}
     content |= {
         "format": FORMAT,
-        "observation": {"names": list(manifest["observation_names"]), **fit.box(policy.observation_space)},
-        "action": fit.box(policy.action_space),
+        "observation": {"names": list(manifest["observation_names"]), **fit.plain_space(policy.observation_space)},
+        "action": fit.plain_space(policy.action_space),
         "versions": versions(),
     }
     return storage.write(Path(directory) / FILE, content, members)
@@ -131,6 +164,8 @@ def save(
 
 def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
     """Load the agent in ``path`` (the file or its directory); ``load(path).predict(obs)`` acts.
+
+    One that was trained with masks of legal actions acts with them only: ``predict(obs, action_masks=masks)``.
 
     Other versions of the libraries than it was trained with are said in a warning.
 
@@ -147,7 +182,7 @@ def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
     with storage.naming(file, storage.MANIFEST):
         _check_manifest(manifest)
     with storage.naming(file, SCALER):
-        scaler = FeatureScaler.from_json(json.loads(members[SCALER]))
+        scaler = _scaler_kind(manifest).from_json(json.loads(members[SCALER]))
     with storage.naming(file, storage.MANIFEST):
         policy = _empty_policy(manifest)
     with storage.naming(file, POLICY, SafetensorError):
@@ -167,6 +202,12 @@ def _instead(path: Path) -> str:
     if path.is_dir() and any((path / "checkpoints").glob("checkpoint-*.zip")):
         return "its training has not saved one yet: go on with regimegym train ... --resume"
     return f"train one with: regimegym train --out {path.parent if path.suffix == '.zip' else path} ..."
+
+
+def _scaler_kind(manifest: Mapping[str, Any]) -> type[FeatureScaler]:
+    """Return the kind of scaler that the family of a manifest uses."""
+    kind: type[FeatureScaler] = family_of(manifest["requires"]["family"]).scaler
+    return kind
 
 
 def _check_manifest(manifest: dict[str, Any]) -> None:
@@ -189,7 +230,7 @@ def _empty_policy(manifest: Mapping[str, Any]) -> BasePolicy:
     row = algorithm(manifest["algo"])
     spaces = [fit.space(manifest[part]) for part in ("observation", "action")]
     # State-dependent noise has weights of its own.
-    noise: dict[str, Any] = {"use_sde": bool(manifest["settings"].get("use_sde", False))}
+    noise: dict[str, Any] = {"use_sde": True} if manifest["settings"].get("use_sde", False) else {}
     arguments = policy_arguments(manifest["algo"], manifest["policy"])
     return row.policy(spaces[0], spaces[1], _no_schedule, **noise, **arguments)
 

@@ -3,6 +3,9 @@
 ``buy-and-hold``, ``always-short`` and ``volatility-targeted long`` are unlevered: reports walk them with leverage 1, so
 that the whole notional is posted as margin and a third of the price does not liquidate them. ``random`` and ``idle``
 play the agent's own game.
+
+Those of options act within the masks where they are given some, one row of four values for each number of an action;
+without any they answer for actions of one number, and what is not legal is held by the environment.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.agent import Agent, Observation
-from markets.errors import unknown
+from markets.errors import ConfigError, unknown
 
+CHOICES = 4  # of an option's action, and of its size
 EARLY = float(np.cos(2.0 * np.pi / 13.0))  # cosine of the session after its first thirteenth, 30 of 390 minutes
 
 
@@ -29,6 +33,12 @@ class Idle(Agent):
     ) -> tuple[NDArray[np.float32], Any]:
         """Return exposure 0."""
         return np.zeros((len(columns), 1), np.float32), state
+
+    def act_masked(
+        self, columns: Observation, masks: NDArray[np.bool_], state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[Any], Any]:
+        """Return choice 0 for every number of an action: hold."""
+        return np.zeros((len(columns), _rows(masks).shape[1]), np.float32), state
 
 
 class Random(Agent):
@@ -114,7 +124,8 @@ UNLEVERED: dict[str, dict[str, float]] = {
 class AtOpen(Agent):
     """Buys the option at the money in the first half hour of a session and holds it to the forced exit.
 
-    Reads where the session stands from its sine and cosine: before a thirteenth of it has passed.
+    Reads where the session stands from its sine and cosine: before a thirteenth of it has passed. Where actions have a
+    size, it is the largest that is legal.
     """
 
     reads = ("right", "session_sin", "session_cos")
@@ -130,27 +141,60 @@ class AtOpen(Agent):
         early = (columns[:, 1] > 0.0) & (columns[:, 2] > EARLY)
         return np.where((columns[:, :1] == 0.0) & early[:, None], self._choice, 0).astype(np.float32), state
 
+    def act_masked(
+        self, columns: Observation, masks: NDArray[np.bool_], state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[Any], Any]:
+        """Return the purchase where it is legal, at the largest legal size."""
+        wanted, state = self.act(columns, state, episode_start, deterministic)
+        rows = _rows(masks)
+        out = np.where(rows, np.arange(CHOICES), 0).max(axis=2).astype(np.float32)
+        out[:, 0] = np.where(rows[:, 0, self._choice], wanted[:, 0], 0.0)
+        return out, state
 
-class RandomChoice(Agent):
-    """Draws one of the four option actions in a tenth of the bars; one that is not legal is held by the environment."""
 
-    name = "random"
+class RandomLegal(Agent):
+    """Draws from the legal choices, each as likely, in a tenth of the bars, and holds in the others.
+
+    One draw of ranks serves the whole batch, so that lanes in the same situation see the same orders. The generator is
+    the state: every walk begins with the same one. Without masks it holds, which is always legal.
+    """
+
+    name = "random legal"
+    share = 0.1  # of the bars
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self._generator = np.random.default_rng(seed)
+        self._seed = seed
 
     def act(
         self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
     ) -> tuple[NDArray[np.float32], Any]:
-        """Return a uniform choice (one draw for the whole batch, so that lanes see the same orders) or 0 (hold)."""
-        choice = self._generator.integers(4) if self._generator.random() < 0.1 else 0
-        return np.full((len(columns), 1), choice, np.float32), state
+        """Return 0 (hold)."""
+        return np.zeros((len(columns), 1), np.float32), state
+
+    def act_masked(
+        self, columns: Observation, masks: NDArray[np.bool_], state: Any, episode_start: Any, deterministic: bool
+    ) -> tuple[NDArray[Any], Any]:
+        """Return a legal choice for every number of an action."""
+        generator = np.random.default_rng(self._seed) if state is None else state
+        rows = _rows(masks)
+        ranks = generator.random(rows.shape[1:])
+        chosen = np.where(rows, ranks, -1.0).argmax(axis=2)
+        if generator.random() >= self.share:
+            chosen[:, 0] = 0
+        return chosen.astype(np.float32), generator
+
+
+def _rows(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return masks ``(B, W)`` as ``(B, A, 4)``: every number of an option's action has four values."""
+    if masks.shape[1] % CHOICES:
+        raise ConfigError(f"action_masks have {masks.shape[1]} columns; these baselines choose from {CHOICES} values")
+    return masks.reshape(len(masks), -1, CHOICES)
 
 
 OPTION_BASELINES: dict[str, Callable[[], Agent]] = {
     "idle": Idle,
-    "random": RandomChoice,
+    "random legal": RandomLegal,
     "call at open": lambda: AtOpen(1, "call at open"),
     "put at open": lambda: AtOpen(2, "put at open"),
 }

@@ -12,6 +12,7 @@ Tags, written once per rollout (averages over its bars and lanes unless said oth
 ``account/liquidations``   liquidations in the rollout, where a family has them
 ``action/share_short``     share of actions below -1/3; ``share_flat``: within; ``share_long``: above 1/3
 ``action/share_NAME``      share of each choice as it was asked for, where actions choose from a list
+``action/illegal``         share of actions that were not legal and so held, where a family has masks
 ``regime/share_NAME``      share of bars in each true regime, where the market is synthetic
 ``validation/*``           score and growth of the deterministic policy over the whole validation split
 =========================  =======================================================================================
@@ -39,6 +40,7 @@ class AccountTags(BaseCallback):
         self._sums: dict[str, float] = {}
         self._shares = np.zeros(0)
         self._choices = np.zeros(0)
+        self._illegal = 0.0
         self._steps = 0
 
     def _on_rollout_start(self) -> None:
@@ -47,6 +49,7 @@ class AccountTags(BaseCallback):
         self._sums = dict.fromkeys(names, 0.0)
         self._shares = np.zeros(len(game.bars.label_names))
         self._choices = np.zeros(len(game.choice_names))
+        self._illegal = 0.0
         self._steps = 0
 
     def _on_step(self) -> bool:
@@ -74,6 +77,8 @@ class AccountTags(BaseCallback):
         if game.choices:
             asked = action[np.isfinite(action)].astype(np.int64)
             self._choices += np.bincount(asked, minlength=len(self._choices)) / len(action)
+        if game.masks is not None:
+            self._illegal += float(np.mean(accounts[:, game.columns.index("order_code")] != 0.0))
         labels = game.bars.labels
         if labels is not None:
             seen = labels[accounts[:, ROW].astype(np.int64)]
@@ -100,6 +105,8 @@ class AccountTags(BaseCallback):
             shares = dict(zip(game.choice_names, (self._choices / steps).tolist(), strict=True))
         for name, share in shares.items():
             self.logger.record(f"action/share_{name}", share)
+        if game.masks is not None:
+            self.logger.record("action/illegal", self._illegal / steps)
         for name, share in zip(game.bars.label_names, self._shares / steps, strict=True):
             self.logger.record(f"regime/share_{name}", float(share))
 

@@ -1,10 +1,11 @@
 """Evaluation: a deterministic walk through a whole split, with costs scaled, uncertainty, baselines and a touch log.
 
 Every agent is walked at several cost scales at once (one lane each). After a termination the rest of the split counts
-as flat. Where an episode is a session, the sessions of the split are walked one after the other, each from the start
-equity, and their growth is chained; every lane draws the same fills. Returns are per bar of the split; intervals come
-from a stationary bootstrap over the walk, whose blocks average one week. Reading a test split is written down, because
-a split that was read often is no longer a test.
+as flat. Returns are per bar of the split; intervals come from a stationary bootstrap over the walk, whose blocks
+average one week. Where an episode is a session, the sessions of the split are walked one after the other, each from the
+start equity, every lane with the same fills; the total return chains their growth, and returns and intervals are of
+whole sessions (:mod:`agents.daily`). Agents are given the masks of legal actions where the family has some. Reading a
+test split is written down, because a split that was read often is no longer a test.
 """
 
 from __future__ import annotations
@@ -22,22 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from agents import bootstrap, metrics
+from agents import bootstrap, daily, metrics
 from agents.agent import Agent
 from agents.baselines import baselines_of, unlevered_of
+from agents.daily import Days
+from agents.lanes import Lanes
+from agents.trades import LEDGERS, OptionTrades
 from envs.make import game_of
-from envs.simulation import (
-    COST_SCALE,
-    END,
-    END_CODE,
-    END_CODES,
-    EQUITY,
-    MODE_DISABLED,
-    OUTCOME,
-    Game,
-    Simulation,
-)
+from envs.simulation import END, END_CODE, END_CODES, EQUITY, OUTCOME, Game
 from markets.errors import ConfigError
+from markets.session_calendar import SESSIONS_PER_YEAR
 
 COST_SCALES = (0.0, 1.0, 2.0, 5.0)
 DRAWS = 2_000
@@ -55,6 +50,7 @@ class Walk:
         time: ``(T+1,)`` close times; ``equity``: ``(T+1, S)``; ``exposure``: ``(T+1, S)`` notional / equity.
         items: totals ``(S,)`` of what the family's ledger adds up. turnover: ``(S,)`` in units of equity.
         ended_by: reason per scale; empty where the whole split was walked.
+        days: the sessions, where an episode is one; ``equity`` then chains their growth.
     """
 
     time: NDArray[np.datetime64]
@@ -64,40 +60,44 @@ class Walk:
     turnover: NDArray[np.float64]
     ended_by: tuple[str, ...]
     scales: tuple[float, ...]
+    days: Days | None = None
 
 
 def walk(
     agent: Agent, game: Game, scales: Sequence[float] = (1.0,), progress: Callable[[int], None] | None = None
 ) -> Walk:
     """Walk ``agent`` deterministically through the whole split of ``game`` at each cost scale, none drawn at random."""
-    game = replace(game, randomised_costs=0.0)
-    simulation = Simulation(game, len(scales))
-    simulation.accounts[0, :, COST_SCALE] = np.array(scales) * simulation.accounts[0, :, COST_SCALE]
     agent.bind(game.all_names)
-    generators = [np.random.default_rng(0) for _ in scales]  # of fills: the start is given
-    lanes = np.ones(len(scales), bool)
-    accounts, ledger = simulation.accounts[0], game.ledger
+    lanes, every = Lanes(game, scales), np.ones(len(scales), bool)
+    ledger, watched = game.ledger, scales.index(1.0) if 1.0 in scales else 0
+    book = LEDGERS[game.recipe[0]](game) if game.recipe[0] in LEDGERS else None
+    sessions: list[tuple[int, NDArray[Any], NDArray[Any]]] = []
     totals = {name: np.zeros(len(scales)) for name in ledger.items}
     turnover, codes = np.zeros(len(scales)), np.zeros(len(scales), dtype=np.int64)
     times, curves, exposures = [], [], []
     state, chained = None, np.ones(len(scales))
     for start in [game.first] if game.starts is None else game.starts.tolist():
-        simulation.reset(generators, None, np.full(len(scales), start), lanes)
+        lanes.begin(start)
+        accounts = lanes.accounts
+        if book is not None:
+            book.begin(accounts[watched])
         steps = int(accounts[0, END]) - start
         equity = np.empty((steps + 1, len(scales)))
         exposure = np.zeros((steps + 1, len(scales)))
         equity[0] = accounts[:, EQUITY]
-        alive, episode_start = lanes.copy(), lanes.copy()
+        alive, episode_start = every.copy(), every.copy()
         for step in range(1, steps + 1):
-            actions, state = agent.predict(simulation.seen(), state, episode_start, deterministic=True)
+            actions, state = agent.predict(lanes.seen(), state, episode_start, True, lanes.action_masks())
             episode_start[:] = False
-            simulation.set_actions(actions)
-            simulation.run(MODE_DISABLED)
+            lanes.step(actions)
+            accounts = lanes.accounts
             equity[step] = np.where(alive, accounts[:, EQUITY], equity[step - 1])
             exposure[step] = np.where(alive, ledger.held(accounts) / np.maximum(equity[step], 1e-9), 0.0)
             for name, column in ledger.items.items():
                 totals[name] += np.where(alive, accounts[:, column], 0.0)
             turnover += np.where(alive, ledger.traded(accounts) / np.maximum(equity[step - 1], 1e-9), 0.0)
+            if book is not None and alive[watched]:
+                book.step(accounts[watched])
             ending = alive & (accounts[:, OUTCOME] != 0.0)
             codes[ending] = accounts[ending, END_CODE].astype(np.int64)
             alive &= ~ending
@@ -106,13 +106,38 @@ def walk(
             if not alive.any():
                 equity[step + 1 :] = equity[step]
                 break
+        if game.starts is not None:
+            illegal = accounts[:, game.columns.index("illegal_actions")] if game.masks is not None else 0.0 * turnover
+            sessions.append((steps, equity[-1] - equity[0], illegal.copy()))
         times.append(game.bars.close_time[start : start + steps + 1])
         curves.append(equity * chained)
         exposures.append(exposure)
         chained = chained * (equity[-1] / equity[0])
     reasons = tuple("" if END_CODES[code] in AS_PLANNED else END_CODES[code] for code in codes)
     whole = (np.concatenate(times), np.concatenate(curves), np.concatenate(exposures))
-    return Walk(*whole, totals, turnover, reasons, tuple(scales))
+    days = None if game.starts is None else _days(game, sessions, curves[0][0, 0], book)
+    return Walk(*whole, totals, turnover, reasons, tuple(scales), days)
+
+
+def _days(game: Game, sessions: Sequence[tuple[int, Any, Any]], start: float, book: OptionTrades | None) -> Days:
+    steps, pnl, illegal = (np.array(part) for part in zip(*sessions, strict=True))
+    assert game.starts is not None
+    return Days(
+        first=np.concatenate([[0], np.cumsum(steps + 1)[:-1]]),
+        date=game.bars.time[game.starts].astype("datetime64[D]"),
+        start=float(start),
+        pnl=pnl,
+        illegal=illegal,
+        steps=int(steps.sum()),
+        trades=() if book is None else tuple(book.trades),
+    )
+
+
+def scored_curve(result: Walk, lane: int, periods_per_year: float) -> tuple[NDArray[np.float64], float]:
+    """Return the curve whose returns are scored, and how many of them a year has: bars, or sessions where there are."""
+    if result.days is None:
+        return result.equity[:, lane], periods_per_year
+    return result.days.curve(lane), float(SESSIONS_PER_YEAR)
 
 
 def steps_of(game: Game) -> int:
@@ -125,24 +150,29 @@ def steps_of(game: Game) -> int:
 def score(result: Walk, periods_per_year: float, seed: int = 0) -> dict[str, Any]:
     """Turn a walk into numbers: summary and intervals at cost scale 1, growth at every scale, break-even scale."""
     base = result.scales.index(1.0)
-    curve = result.equity[:, base]
+    curve, periods = scored_curve(result, base, periods_per_year)
     returns = metrics.simple_returns(curve)
-    block = min(periods_per_year * WEEK, max(len(returns) / 2.0, 1.0))
-    intervals = {
-        name: bootstrap.confidence_interval(returns, statistic=name, mean_block=block, draws=DRAWS, seed=seed)
-        for name in ("log_growth", "sharpe", "max_drawdown")
-    }
-    years = len(returns) / periods_per_year
+    intervals: Mapping[str, Sequence[float] | None]
+    if result.days is None:
+        block = min(periods * WEEK, max(len(returns) / 2.0, 1.0))
+        intervals = {
+            name: bootstrap.confidence_interval(returns, statistic=name, mean_block=block, draws=DRAWS, seed=seed)
+            for name in ("log_growth", "sharpe", "max_drawdown")
+        }
+    else:
+        intervals = daily.intervals(result.days, result.equity[:, base], base, periods * WEEK, DRAWS, seed)
+    years = len(returns) / periods
     growths = [
         float(np.log(max(result.equity[-1, k] / result.equity[0, k], metrics.RUIN))) for k in range(len(result.scales))
     ]
-    annual = np.sqrt(periods_per_year)
-    low, high = intervals["log_growth"]
+    annual = np.sqrt(periods)
     return {
-        **metrics.summary(curve, periods_per_year),
-        "total_return_interval": [float(np.expm1(low)), float(np.expm1(high))],
-        "sharpe_interval": [float(annual * bound) for bound in intervals["sharpe"]],
-        "max_drawdown_interval": [float(bound) for bound in intervals["max_drawdown"]],
+        **metrics.summary(curve, periods),
+        **_of_minutes(result, base, periods),
+        "total_return_interval": _bounds(intervals["log_growth"], np.expm1),
+        "sharpe_interval": _bounds(intervals["sharpe"], lambda bound: annual * bound),
+        "max_drawdown_interval": _bounds(intervals["max_drawdown"], float),
+        **{f"{name}_interval": list(intervals[name] or []) or None for name in intervals if name == "mean_session_pnl"},
         "turnover_per_year": float(result.turnover[base] / years),
         "mean_absolute_exposure": float(np.mean(np.abs(result.exposure[:, base]))),
         "mean_exposure": float(np.mean(result.exposure[:, base])),
@@ -152,9 +182,27 @@ def score(result: Walk, periods_per_year: float, seed: int = 0) -> dict[str, Any
             f"{scale:g}": float(np.expm1(g)) for scale, g in zip(result.scales, growths, strict=True)
         },
         "break_even_cost_scale": _finite(bootstrap.break_even_cost_scale(result.scales, growths)),
-        "bars": len(returns),
+        "bars": len(result.equity) - 1,
         "years": years,
     }
+
+
+def _of_minutes(result: Walk, lane: int, periods: float) -> dict[str, Any]:
+    """Return what a walk through sessions adds to the summary of their returns: falls by the minute, and the days."""
+    if result.days is None:
+        return {}
+    curve, deepest = result.equity[:, lane], metrics.max_drawdown(result.equity[:, lane])
+    return {
+        "max_drawdown": deepest,
+        "ulcer_index": metrics.ulcer_index(curve),
+        "longest_drawdown_bars": metrics.longest_drawdown_bars(curve),
+        "calmar": metrics.annual_return(result.days.curve(lane), periods) / deepest if deepest > 0.0 else 0.0,
+        **daily.statistics(result.days, lane),
+    }
+
+
+def _bounds(interval: Sequence[float] | None, change: Callable[[float], Any]) -> list[float] | None:
+    return None if interval is None else [float(change(bound)) for bound in interval]
 
 
 def evaluate(
@@ -167,6 +215,11 @@ def evaluate(
         ``in_sample_until`` is the end of what scaler or encoder were fitted on where the split begins before it.
     """
     game = game_of(family, config)
+    if game.details.get("optimistic"):
+        raise ConfigError(
+            f"fill={config.fill!r} fills orders as nobody's orders are filled, and no report accepts it: evaluate with "
+            "fill='limit' or 'market' (on the command line: --env-arg fill=limit)"
+        )
     games = {name: game_of(family, replace(config, **changes)) for name, changes in unlevered_of(family).items()}
     players = {**{name: kind() for name, kind in baselines_of(family).items()}, **agents}
     steps = steps_of(game)
@@ -190,6 +243,7 @@ def evaluate(
         "source": game.bars.source,
         "touches": touches,
         "periods_per_year": periods,
+        "sessions": None if game.starts is None else len(game.starts),
         "encoder": game.details.get("encoder"),
         "in_sample_until": str(game.fitted_until) if game.bars.close_time[game.first] <= game.fitted_until else None,
     }
@@ -207,7 +261,7 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, An
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             values = np.array([float(row[name]) for row in rows])
             merged[name] = bootstrap.interquartile_mean(values)
-            if name in ("total_return", "sharpe", "max_drawdown"):
+            if name in ("total_return", "sharpe", "max_drawdown", "mean_session_pnl"):
                 merged[f"{name}_interval"] = [
                     float(b) for b in bootstrap.interquartile_mean_interval(values, draws=DRAWS, seed=seed)
                 ]

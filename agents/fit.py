@@ -17,24 +17,35 @@ from envs.simulation import Game
 from markets.errors import ArtefactError, ConfigError
 from markets.features import FeatureScaler
 
-LEVERAGE_ARGUMENTS = ("leverage", "contract_leverage", "margin_mode", "liquidation")  # as far as the family has them
+# Arguments that decide what an action stands for, as far as the family has them.
+ACTION_ARGUMENTS = ("leverage", "contract_leverage", "margin_mode", "liquidation", "risk", "strike_offset")
+MOST_CHOICES = 1_000_000
 
 
-def box(space: gym.Space[Any]) -> dict[str, Any]:
-    """Return a Box as plain values: low, high, shape, dtype."""
+def plain_space(space: gym.Space[Any]) -> dict[str, Any]:
+    """Return a space as plain values.
+
+    A Box: low, high, shape, dtype; a list of choices: ``choices``, how many values each number has, with ``kind``.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return {"kind": "Discrete", "choices": [int(space.n)], "start": int(space.start)}
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return {"kind": "MultiDiscrete", "choices": space.nvec.tolist(), "start": space.start.tolist()}
     if not isinstance(space, gym.spaces.Box):
-        raise ConfigError(f"space {space} is not a Box")
+        raise ConfigError(f"space {space} is not a Box, Discrete or MultiDiscrete")
     return {
         "low": space.low.tolist(), "high": space.high.tolist(), "shape": list(space.shape), "dtype": str(space.dtype)
     }  # fmt: skip
 
 
-def space(plain: Mapping[str, Any]) -> gym.spaces.Box:
-    """Rebuild a Box that :func:`box` described.
+def space(plain: Mapping[str, Any]) -> gym.Space[Any]:
+    """Rebuild a space that :func:`plain_space` described.
 
     Raises:
-        ArtefactError: bounds of another shape, or a number type that is not a float.
+        ArtefactError: bounds of another shape, a number type that is not a float, or no list of choices.
     """
+    if "choices" in plain:
+        return _choices(plain)
     kind = np.dtype(plain["dtype"])
     low, high = np.array(plain["low"], kind), np.array(plain["high"], kind)
     if kind.kind != "f" or low.shape != tuple(plain["shape"]) or high.shape != low.shape:
@@ -42,11 +53,23 @@ def space(plain: Mapping[str, Any]) -> gym.spaces.Box:
     return gym.spaces.Box(low, high, dtype=kind.type)
 
 
+def _choices(plain: Mapping[str, Any]) -> gym.Space[Any]:
+    choices, kind = plain["choices"], plain["kind"]
+    whole = isinstance(choices, list) and all(type(count) is int and 0 < count <= MOST_CHOICES for count in choices)
+    starts = plain["start"]
+    if not whole or not choices or starts not in (0, [0] * len(choices)):
+        raise ArtefactError(f"a space has choices {choices!r} from {starts!r} on, expected whole numbers from 0 on")
+    if kind == "Discrete" and len(choices) == 1:
+        return gym.spaces.Discrete(choices[0])
+    if kind == "MultiDiscrete":
+        return gym.spaces.MultiDiscrete(choices)
+    raise ArtefactError(f"a space is a {kind!r} of {len(choices)} numbers, expected Discrete or MultiDiscrete")
+
+
 def requirements(game: Game) -> dict[str, Any]:
-    """Return what decides the meaning of an action beside its space: the family and its leverage arguments."""
+    """Return what decides the meaning of an action beside its space: the family and its arguments of size."""
     family, config = game.recipe
-    leverage = {name: getattr(config, name) for name in LEVERAGE_ARGUMENTS if hasattr(config, name)}
-    return {"family": family, **leverage}
+    return {"family": family, **{name: getattr(config, name) for name in ACTION_ARGUMENTS if hasattr(config, name)}}
 
 
 def expectation(manifest: Mapping[str, Any], scaler: FeatureScaler) -> dict[str, Any]:
@@ -77,7 +100,7 @@ def description(env: Any, reads: Sequence[str]) -> dict[str, Any]:
         vector = isinstance(env, gym.vector.VectorEnv)
         seen = env.single_observation_space if vector else env.observation_space
         acts = env.single_action_space if vector else env.action_space
-    observation, action = box(seen), box(acts)
+    observation, action = plain_space(seen), plain_space(acts)
     bounds = dict(zip(names, zip(observation["low"], observation["high"], strict=False), strict=False))
     found: dict[str, Any] = {
         "observation": {name: list(bounds[name]) for name in reads if name in bounds},

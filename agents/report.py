@@ -1,14 +1,21 @@
-"""Reports of an evaluation: one table, as text rows, Markdown and JSON, and a plot of equity and drawdown."""
+"""Reports of an evaluation: one table, as text rows, Markdown and JSON, a plot, and the ledger of sessions and trades.
+
+The columns depend on what was traded: of options by session there is the result of a day, what became of the trades and
+how many actions were illegal, and no funding or liquidation.
+"""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agents import daily
 from markets.errors import require
+from markets.session_calendar import SESSIONS_PER_YEAR
 
 COLUMNS = (
     "agent", "total return [95 %]", "Sharpe [95 %]", "max drawdown", "exposure", "turnover/yr", "fees", "spread+impact",
@@ -16,17 +23,30 @@ COLUMNS = (
 )  # fmt: skip
 
 
+SESSION_COLUMNS = (
+    "agent", "total return [95 %]", "P&L/session [95 %]", "Sharpe [95 %]", "max drawdown", "trades (won)",
+    "sold/forced/settled", "exposure", "turnover/yr", "fees", "spread", "illegal", "return at 0x/2x/5x costs",
+    "break-even",
+)  # fmt: skip
 NARROW = (0, 1, 2, 3, 4, 5, 9)  # of COLUMNS, where a terminal has no room for all
+NARROW_SESSIONS = (0, 1, 2, 3, 4, 5, 11)
+
+
+def columns(rows: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the column headings that fit the rows."""
+    return SESSION_COLUMNS if any("sessions" in row for row in rows.values()) else COLUMNS
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Return the rows of the report as text, one per agent, in the order of ``COLUMNS``."""
-    return [[name, *_cells(row)] for name, row in rows.items()]
+    """Return the rows of the report as text, one per agent, in the order of :func:`columns`."""
+    cells = _session_cells if columns(rows) == SESSION_COLUMNS else _cells
+    return [[name, *cells(row)] for name, row in rows.items()]
 
 
 def markdown(evaluation: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the table and what it rests on as Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    headings = columns(rows)
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     lines += ["| " + " | ".join(cells) + " |" for cells in table(rows)]
     return "\n".join([*lines, "", *notes(evaluation)]) + "\n"
 
@@ -46,6 +66,15 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
         f"Split `{evaluation['split']}` of `{evaluation['source']}`, {evaluation['first'][:16]} to "
         f"{evaluation['last'][:16]} UTC.",
         *([f"Encoder `{eyes['name']}`, SHA-256 {eyes['sha256'][:16]}."] if eyes else []),
+        *(_of_bars(evaluation) if evaluation.get("sessions") is None else _of_sessions(evaluation)),
+    ]
+    if evaluation["split"] == "test":
+        sentences.append(f"This test range has been read {evaluation['touches']} time(s) on this machine.")
+    return sentences
+
+
+def _of_bars(evaluation: Mapping[str, Any]) -> list[str]:
+    return [
         f"Returns per bar, annualised with {evaluation['periods_per_year']:.0f} bars a year; after a termination the "
         "rest counts as flat.",
         "Intervals of single agents: stationary bootstrap of the walk (mean block one week, 2,000 draws); of rows over "
@@ -54,9 +83,37 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
         "Orders follow equity, so that costs move later fills too: a walk at higher costs can end higher.",
         "Money in the quote currency. Break-even: the multiple of fee, spread and impact at which the return is 0.",
     ]
-    if evaluation["split"] == "test":
-        sentences.append(f"This test range has been read {evaluation['touches']} time(s) on this machine.")
-    return sentences
+
+
+def _of_sessions(evaluation: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{evaluation['sessions']} sessions, each from the same start equity. Total return: the sessions' growth, "
+        f"chained. Returns per session, annualised with {SESSIONS_PER_YEAR} a year; drawdown by the minute.",
+        "Intervals of single agents: stationary bootstrap of whole sessions (mean block one week, 2,000 draws); of "
+        "rows over several runs: interquartile mean with a percentile bootstrap over runs, silent on other periods.",
+        "Illegal: actions outside the mask, which the environment held. Agents that take masks are given them.",
+        "Random legal draws from the legal actions in a tenth of the minutes; call and put at open buy at the money in "
+        "the first half hour and hold to the forced exit.",
+        "Cost scales multiply fee and spread; a spread is never less than a tick, which 0x pays as well.",
+        "Money in the quote currency. Break-even: the multiple of fee and spread at which the return is 0.",
+    ]
+
+
+def write_ledger(evaluation: Mapping[str, Any], folder: Path, name: str) -> dict[str, str]:
+    """Write the trades and the sessions of every walk at cost scale 1 to ``folder/NAME-trades.csv`` and
+    ``NAME-sessions.csv``.
+
+    Returns:
+        ``trades`` and ``sessions`` with the file's name; empty where an episode is no session.
+    """
+    written = {}
+    for what, (headings, rows) in daily.tables(evaluation["walks"]).items():
+        written[what] = f"{name}-{what}.csv"
+        with open(folder / written[what], "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, headings)
+            writer.writeheader()
+            writer.writerows(rows)
+    return written
 
 
 def plot(evaluation: Mapping[str, Any], path: Path) -> Path:
@@ -74,7 +131,7 @@ def plot(evaluation: Mapping[str, Any], path: Path) -> Path:
         style = {"linewidth": 1.0, "alpha": 0.75} if name in evaluation["baselines"] else {"linewidth": 1.6}
         line = upper.plot(walk.time, curve, label=name, **style)[0]
         lower.plot(walk.time, 1.0 - curve / np.maximum.accumulate(curve), color=line.get_color(), **style)
-        if name != "random":  # which costs take out of any picture
+        if not name.startswith("random"):  # which costs take out of any picture
             seen = [min(seen[0], curve.min()), max(seen[1], curve.max())]
     upper.set_yscale("log")
     upper.set_ylim(seen[0] / 1.2, seen[1] * 1.2)
@@ -101,6 +158,25 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{row['spread_cost'] + row['impact_cost']:,.0f}",
         f"{row['funding']:,.0f}",
         f"{row['liquidations']:.1f}".removesuffix(".0") + (f" ({row['ended_by']})" if row["ended_by"] else ""),
+        " / ".join(f"{100 * scaled[key]:.1f} %" for key in ("0", "2", "5")),
+        _break_even(row),
+    )
+
+
+def _session_cells(row: Mapping[str, Any]) -> Sequence[str]:
+    scaled, ends = row["total_return_at_cost_scale"], ("trades_sold", "trades_forced_exit", "trades_settled")
+    return (
+        _with_interval(row["total_return"], row.get("total_return_interval"), 100.0, "%"),
+        _with_interval(row["mean_session_pnl"], row.get("mean_session_pnl_interval"), 1.0, "USD"),
+        _with_interval(row["sharpe"], row.get("sharpe_interval"), 1.0, ""),
+        f"{100 * row['max_drawdown']:.1f} %",
+        f"{row['trades']:,.0f} ({100 * row['trades_won']:.0f} %)",
+        " / ".join(f"{row[name]:,.0f}" for name in ends),
+        f"{100 * row['mean_exposure']:.2f} %",
+        f"{row['turnover_per_year']:,.1f}x",
+        f"{row['fee']:,.0f}",
+        f"{row['spread_cost']:,.0f}",
+        f"{row['illegal_actions']:,.0f}",
         " / ".join(f"{100 * scaled[key]:.1f} %" for key in ("0", "2", "5")),
         _break_even(row),
     )

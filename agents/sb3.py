@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import torch
-from sb3_contrib import TQC, RecurrentPPO
+from sb3_contrib import TQC, MaskablePPO, RecurrentPPO
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3 import A2C, PPO
@@ -52,6 +54,11 @@ class Algorithm:
         """True for an off-policy algorithm, which learns from a buffer of past steps."""
         return issubclass(self.kind, OffPolicyAlgorithm)
 
+    @property
+    def masked(self) -> bool:
+        """True for an algorithm that chooses from the legal actions only, and so needs to be told which are."""
+        return issubclass(self.kind, MaskablePPO)
+
 
 ALGORITHMS = {
     "ppo": Algorithm(
@@ -73,6 +80,14 @@ ALGORITHMS = {
          "clip_range": 0.2, "ent_coef": 0.0, "vf_coef": 0.5, "max_grad_norm": 0.5},
         {**GAUSSIAN, "net_arch": [16], "lstm_hidden_size": 32, "n_lstm_layers": 1, "shared_lstm": False,
          "enable_critic_lstm": True},
+    ),
+    # PPO over a list of choices. A choice is soon never tried again, hence the bonus for entropy: holding earns 0, and
+    # most early trades lose their costs.
+    "maskable_ppo": Algorithm(
+        MaskablePPO, MaskableActorCriticPolicy, 256,
+        {"n_steps": 64, "batch_size": 4096, "n_epochs": 4, "learning_rate": 3e-4, "gamma": 0.99, "gae_lambda": 0.95,
+         "clip_range": 0.2, "ent_coef": 0.005, "vf_coef": 0.5, "max_grad_norm": 0.5},
+        {"net_arch": [16, 16], "activation_fn": "tanh"},
     ),
     # 16 bars in 64 lanes fill the buffer with 1,024 steps before 16 updates: SB3's one update a bar would spend all the
     # time in the networks. 100,000 steps of 41 columns are 35 MB, which a checkpoint can carry.
@@ -116,6 +131,7 @@ def build_model(
     row = algorithm(name)
     check_device(device)
     check_settings(name, settings or {})
+    check_actions(name, env.action_space, env.has_attr("action_masks"))
     given = dict(settings or {})
     net = {key: given.pop(key, default) for key, default in row.net.items()}
     chosen = {**row.settings, **given}
@@ -130,6 +146,30 @@ def build_model(
         )  # fmt: skip
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"{name} cannot be built with settings={settings!r}: {error}") from error
+
+
+def check_actions(name: str, space: gym.Space[Any], masks: bool) -> None:
+    """Check that an algorithm can act in an environment.
+
+    Args:
+        masks: whether the environment says which actions are legal.
+
+    Raises:
+        ConfigError: it cannot; the message names those that can.
+    """
+    why = _why_not(name, space, masks)
+    if why:
+        valid = [other for other in ALGORITHMS if not _why_not(other, space, masks)]
+        raise ConfigError(f"algo={name!r} {why}; use one of: {', '.join(valid) or 'none'}")
+
+
+def _why_not(name: str, space: gym.Space[Any], masks: bool) -> str:
+    row = algorithm(name)
+    if row.replays and not isinstance(space, gym.spaces.Box):
+        return f"needs actions that are real numbers, and this environment's are {space}"
+    if row.masked and not masks:
+        return f"needs an environment with action_masks(), and this one (actions {space}) has none"
+    return ""
 
 
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:

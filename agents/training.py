@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 
@@ -18,7 +19,7 @@ from agents import artefact, checkpoint, metrics
 from agents.agent import Agent
 from agents.callbacks import AccountTags, Progress, RolloutLines, ValidationChoice
 from agents.checkpoint import Checkpoint, Checkpoints, check_same
-from agents.evaluation import walk
+from agents.evaluation import scored_curve, walk
 from agents.event_file import tensorboard_logger
 from agents.provenance import versions
 from agents.recipe import (
@@ -32,9 +33,9 @@ from agents.recipe import (
     whole_rollouts,
     whole_split,
 )
-from agents.sb3 import algorithm, build_model
+from agents.sb3 import algorithm, build_model, check_actions
 from agents.vec_env import NativeVecEnv
-from envs.make import game_of
+from envs.make import family_of, game_of
 from envs.simulation import Game
 from markets import storage
 from markets.errors import ConfigError
@@ -55,6 +56,12 @@ class _Candidate(Agent):
         """Return the policy's actions."""
         return self.policy.predict(columns, state, episode_start, deterministic)
 
+    def act_masked(self, columns: Any, masks: Any, state: Any, episode_start: Any, deterministic: bool) -> Any:
+        """Return the policy's actions, legal ones where it was made to take masks."""
+        if not isinstance(self.policy, MaskableActorCriticPolicy):
+            return self.act(columns, state, episode_start, deterministic)
+        return self.policy.predict(columns, state, episode_start, deterministic, action_masks=masks)
+
 
 def train(config: TrainingConfig) -> Path:
     """Train, keep the weights that score best on validation, and return the path of the saved agent.
@@ -71,6 +78,9 @@ def train(config: TrainingConfig) -> Path:
     config = replace(config, arguments=located(config.arguments))
     family, arguments = resolve(config.env, config.arguments)
     game = game_of(family, arguments)
+    check_actions(config.algo, family_of(family).action_space(arguments), game.masks is not None)
+    if game.details.get("optimistic"):
+        _log.warning("fills are optimistic (fill=%r): no report of results accepts them", arguments.fill)
     run = identity(config, game)
     found = _found(config, run, config.out / checkpoint.FOLDER)
     env = _lanes(config)
@@ -188,17 +198,18 @@ def _found(config: TrainingConfig, run: dict[str, Any], folder: Path) -> Checkpo
 
 
 def _validation(family: str, config: Any) -> Callable[[BasePolicy], dict[str, float]]:
-    """Score = annual Sharpe ratio of the deterministic policy over the whole validation split."""
+    """Score = annual Sharpe ratio of the deterministic policy over the whole validation split, of whole sessions where
+    episodes are sessions."""
     game = game_of(family, whole_split(config, "validation"))
 
     def evaluate(policy: BasePolicy) -> dict[str, float]:
         policy.set_training_mode(False)
-        curve = walk(_Candidate(policy, game.all_names), game).equity[:, 0]
-        periods = game.bars.periods_per_year
+        walked = walk(_Candidate(policy, game.all_names), game)
+        curve, periods = scored_curve(walked, 0, game.bars.periods_per_year)
         return {
             "score": metrics.sharpe(curve, periods),
             "total_return": metrics.total_return(curve),
-            "max_drawdown": metrics.max_drawdown(curve),
+            "max_drawdown": metrics.max_drawdown(walked.equity[:, 0]),
         }
 
     return evaluate

@@ -92,6 +92,7 @@ class PerpFutures:
     """The family: what :mod:`envs.make` needs to build its environments."""
 
     config = PerpFuturesConfig
+    scaler = features.FeatureScaler
     env = PerpFuturesEnv
     vector_env = PerpFuturesVectorEnv
     risk = PerpRisk

@@ -93,6 +93,10 @@ class Game:
             None where a step needs no random numbers.
         choices: how many values each number of an action has, where it chooses from a list; none for real numbers.
             ``choice_names``: of the values of the first one.
+        masks: account columns that say which choices are legal, the values of the first number first; None where every
+            action is.
+        costs_in_market: quotes stand in the market matrix, at the configuration's cost scale: an account's own scale
+            reaches the fees only, and another scale needs another matrix.
         randomised_costs: r; each episode's cost scale is drawn from 1 / (1 + r) to 1 + r times its own; 0 draws none.
         fitted_until: close of the last bar that anything served was fitted on; ``info["in_sample"]`` compares with it.
         recipe: family and configuration it was made from, enough to make it again.
@@ -131,6 +135,8 @@ class Game:
     seeded: int | None = None
     choices: tuple[int, ...] = ()
     choice_names: tuple[str, ...] = ()
+    masks: slice | None = None
+    costs_in_market: bool = False
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -322,6 +328,10 @@ class Simulation:
         if encoded is None:
             return self.obs[0]
         return np.concatenate([self.obs[0], encoded.table.values[self.rows]], axis=1)
+
+    def action_masks(self) -> NDArray[np.bool_] | None:
+        """Return which choices are legal now, ``(N, sum(choices))`` as a fresh array; None where every action is."""
+        return None if self.game.masks is None else np.asarray(self.accounts[0, :, self.game.masks] != 0.0)
 
     def run(self, mode: int) -> int:
         """Make one compiled call over all lanes and return how many episodes it ended."""

@@ -47,7 +47,8 @@ class ZeroDTEEnv(TradingEnv):
     ``order_repegs`` times. One contract, one order at a time: HOLD lets it work, CLOSE_POSITION withdraws a purchase
     and sells what of it has been filled.
 
-    ``action_masks()`` says which actions are legal. One that is not legal is held, counted in
+    ``action_masks()`` says which actions are legal; sb3-contrib's MaskablePPO finds it through ``gym.make``, ``Monitor``
+    and ``DummyVecEnv``, and agents take the masks as ``predict(..., action_masks=...)``. One that is not legal is held, counted in
     ``info["illegal_actions"]``, and ``info["order_code"]`` says why (:data:`markets.options.ORDER_STATUS`).
 
     ## Observation space
@@ -99,7 +100,9 @@ class ZeroDTEEnv(TradingEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions are legal now: ``(4,)`` bool, ``(8,)`` with sizes, actions first."""
-        return self._account[_masks(self.simulation.game)] != 0.0
+        masks = self.simulation.action_masks()
+        assert masks is not None
+        return masks[0]
 
 
 class ZeroDTEVectorEnv(TradingVectorEnv):
@@ -107,17 +110,16 @@ class ZeroDTEVectorEnv(TradingVectorEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions are legal now, in every lane: ``(N, 4)`` bool, ``(N, 8)`` with sizes."""
-        return self.simulation.accounts[0, :, _masks(self.simulation.game)] != 0.0
-
-
-def _masks(game: Game) -> slice:
-    return columns.SIZED_MASKS if len(game.choices) == 2 else columns.MASKS
+        masks = self.simulation.action_masks()
+        assert masks is not None
+        return masks
 
 
 class ZeroDTE:
     """The family: what :mod:`envs.make` needs to build its environments."""
 
     config = ZeroDTEConfig
+    scaler = session_features.SessionScaler
     env = ZeroDTEEnv
     vector_env = ZeroDTEVectorEnv
     risk = ZeroDTERisk
@@ -211,6 +213,8 @@ def _game(config: ZeroDTEConfig) -> Game:
         seeded=columns.NEXT_FILL_SEED,
         choices=(len(TradingAction), kernel.SIZES) if sized else (len(TradingAction),),
         choice_names=tuple(action.name.lower() for action in TradingAction),
+        costs_in_market=True,
+        masks=columns.SIZED_MASKS if sized else columns.MASKS,
         details={
             "contract": config.contract,
             "scaler": scaler,

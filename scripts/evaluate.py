@@ -1,4 +1,7 @@
-"""Walk saved agents and every baseline through a split: table, equity and drawdown plot, JSON."""
+"""Walk saved agents and every baseline through a split: table, equity and drawdown plot, JSON.
+
+Where an episode is a session, the ledger of trades and the results of every session come as CSV files too.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ def run(options: argparse.Namespace) -> int:
     first = options.agents[0]
     out = options.out or (first.parent if first.is_file() else first)
     name = f"evaluation-{options.split}"
+    ledger = report.write_ledger(result, out, name)
     content = {key: value for key, value in result.items() if key != "walks"}
+    if ledger:
+        content["ledger"] = ledger
     (out / f"{name}.json").write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
     (out / f"{name}.md").write_text(report.markdown(result, result["table"]), encoding="utf-8")
     if options.json:
@@ -61,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
     except MissingExtraError as error:
         _log.warning("no plot: %s", error)
     _log.info("table: %s, numbers: %s", out / f"{name}.md", out / f"{name}.json")
+    for what, file in ledger.items():
+        _log.info("%s: %s", what, out / file)
     return 0
 
 
@@ -72,8 +80,10 @@ def show(result: dict[str, Any]) -> None:
     from agents import report
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
-    places = range(len(report.COLUMNS)) if console.width >= 190 else report.NARROW
-    view = Table(*(report.COLUMNS[place] for place in places), show_lines=False)
+    headings = report.columns(result["table"])
+    narrow = report.NARROW if headings == report.COLUMNS else report.NARROW_SESSIONS
+    places = range(len(headings)) if console.width >= 190 else narrow
+    view = Table(*(headings[place] for place in places), show_lines=False)
     for cells in report.table(result["table"]):
         view.add_row(*(cells[place] for place in places))
     console.print(view)

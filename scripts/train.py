@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--env", required=True, metavar="ID", help="registered id, such as PerpFutures-v0")
-    parser.add_argument("--algo", required=True, metavar="NAME", help="ppo, a2c, recurrent_ppo or tqc")
+    parser.add_argument("--algo", required=True, metavar="NAME", help="ppo, a2c, recurrent_ppo, tqc or maskable_ppo")
     parser.add_argument("--bars", metavar="SPEC", help="kind:path?key=value; the synthetic market without")
     parser.add_argument(
         "--steps", type=whole, default=1_000_000,
@@ -55,8 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train and say where the agent is."""
     from agents.recipe import TrainingConfig, describe, resolve
+    from agents.sb3 import check_actions
     from agents.training import train
-    from envs.make import game_of
+    from envs.make import family_of, game_of
 
     arguments = pairs(options.env_arg, "--env-arg")
     if options.bars is not None:
@@ -77,7 +78,9 @@ def run(options: argparse.Namespace) -> int:
         threads=options.threads,
         quiet=options.quiet,
     )
-    game_of(*resolve(config.env, config.arguments))  # what is wrong with names and bars comes before --out
+    family, game_config = resolve(config.env, config.arguments)
+    game = game_of(family, game_config)  # what is wrong with names and bars comes before --out
+    check_actions(config.algo, family_of(family).action_space(game_config), game.masks is not None)
     _check_out(options)
     folders.make(options.out)
     with run_log(options.out, "training") as log:

@@ -98,11 +98,14 @@ def test_a_batch_is_answered_like_its_observations_one_by_one(name: str) -> None
 
 
 def test_the_predict_signature_is_that_of_stable_baselines3() -> None:
+    from sb3_contrib import MaskablePPO
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     theirs = inspect.signature(BaseAlgorithm.predict).parameters
     ours = inspect.signature(Agent.predict).parameters
-    assert list(ours) == list(theirs)
+    assert list(ours)[:-1] == list(theirs)
+    assert list(ours) == list(inspect.signature(MaskablePPO.predict).parameters)
+    assert ours["action_masks"].default is None
     assert ours["state"].default is None
     assert ours["episode_start"].default is None
 

@@ -25,6 +25,7 @@ from agents.vec_env import NativeVecEnv
 from envs.make import build_vector, game_of
 from envs.perp_futures import PerpFuturesConfig
 from markets.errors import ConfigError, UnknownNameError
+from tests.algorithm_markets import PERPETUAL, Market, market
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
 SEED = 31
@@ -32,12 +33,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 16, "batch_size": 64, "n_epochs": 1},
     "a2c": {"n_steps": 16},
     "recurrent_ppo": {"n_steps": 16, "batch_size": 64, "n_epochs": 1, "lstm_hidden_size": 8},
+    "maskable_ppo": {"n_steps": 16, "batch_size": 64, "n_epochs": 1},
     "tqc": {"train_freq": 8, "gradient_steps": 1, "batch_size": 32, "learning_starts": 64, "buffer_size": 512},
 }
 
 
-def lanes(count: int = 4) -> NativeVecEnv:
-    vector = build_vector("PerpFutures", num_envs=count, bars=BARS, info="none", autoreset_mode="SameStep")
+def lanes(count: int = 4, where: Market = PERPETUAL) -> NativeVecEnv:
+    vector = build_vector(where.family, num_envs=count, bars=where.bars, info="none", autoreset_mode="SameStep")
     return NativeVecEnv(vector, 100.0)
 
 
@@ -61,10 +63,8 @@ def recurrent(tmp_path_factory: pytest.TempPathFactory) -> PolicyAgent:
     return agent
 
 
-def observations(count: int) -> NDArray[np.float32]:
-    game = game_of("PerpFutures", PerpFuturesConfig(bars=BARS))
-    unit = np.random.default_rng(SEED).uniform(0.4, 0.6, (count, len(game.names)))
-    return (game.low + unit * (game.high - game.low)).astype(np.float32)
+def observations(count: int, algo: str = "ppo") -> NDArray[np.float32]:
+    return market(algo).observations(count, SEED, 0.4, 0.6)
 
 
 # The table
@@ -76,16 +76,17 @@ def test_every_algorithm_trains_is_saved_loaded_and_evaluated_by_the_command_lin
 ) -> None:
     monkeypatch.setenv("REGIMEGYM_CACHE", str(tmp_path / "cache"))
     sets = [word for key, value in SMALL[algo].items() for word in ("--set", f"{key}={value}")]
+    where = market(algo)
     words = [
-        "train", "--env", "PerpFutures-v0", "--algo", algo, "--bars", BARS, "--steps", "512", "--lanes", "4",
+        "train", "--env", where.env, "--algo", algo, "--bars", where.bars, "--steps", "512", "--lanes", "4",
         "--evaluations", "2", "--out", str(tmp_path / "run"), "--device", "cpu", "--quiet", *sets,
     ]  # fmt: skip
     assert regimegym.main(words) == 0
     agent = agents.load(tmp_path / "run")
     assert agent.manifest["algo"] == algo
     assert len(agent.manifest["validation_history"]) == 2
-    action, state = agent.predict(observations(1)[0])
-    assert action.shape == (1,)
+    action, state = agent.predict(observations(1, algo)[0], **where.masks())
+    assert action in agent.policy.action_space
     assert (state is None) == (algo != "recurrent_ppo")
     words = ["evaluate", str(tmp_path / "run"), "--json", "--out", str(tmp_path / "report"), "--quiet"]
     assert regimegym.main(words) == 0
@@ -106,7 +107,7 @@ def test_every_default_is_a_hyperparameter_and_every_argument_of_the_net_is_one_
 @pytest.mark.parametrize("name", ["learning_rat", "policy_kwargs", "replay_buffer_class", "rollout_buffer_class"])
 def test_an_unknown_hyperparameter_is_refused_with_those_that_can_be_set(algo: str, name: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
-        build_model(algo, lanes(), SEED, "cpu", None, {name: 1})
+        build_model(algo, lanes(where=market(algo)), SEED, "cpu", None, {name: 1})
     for word in ("learning_rate", "net_arch", *algorithm(algo).net):
         assert word in str(caught.value)
 
@@ -122,6 +123,8 @@ def test_an_unknown_hyperparameter_is_refused_with_those_that_can_be_set(algo: s
         ("recurrent_ppo", {"n_lstm_layers": 1.5}, "n_lstm_layers=1.5"),
         ("recurrent_ppo", {"shared_lstm": "yes"}, "shared_lstm='yes'"),
         ("recurrent_ppo", {"shared_lstm": True}, "recurrent_ppo cannot be built"),
+        ("maskable_ppo", {"log_std_init": -1.0}, "log_std_init"),
+        ("maskable_ppo", {"use_sde": True}, "use_sde"),
         ("tqc", {"n_quantiles": 0}, "n_quantiles=0"),
         ("tqc", {"buffer_size": 0}, "buffer_size=0"),
         ("tqc", {"train_freq": "episode"}, "train_freq='episode'"),
@@ -132,7 +135,7 @@ def test_an_unknown_hyperparameter_is_refused_with_those_that_can_be_set(algo: s
 )
 def test_a_setting_that_an_algorithm_cannot_take_is_named(algo: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        build_model(algo, lanes(), SEED, "cpu", None, {**SMALL[algo], **settings})
+        build_model(algo, lanes(where=market(algo)), SEED, "cpu", None, {**SMALL[algo], **settings})
     assert said in str(caught.value)
 
 

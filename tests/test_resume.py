@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 32, "batch_size": 128, "n_epochs": 2},
     "a2c": {"n_steps": 8},
     "recurrent_ppo": {"n_steps": 32, "batch_size": 128, "n_epochs": 1, "lstm_hidden_size": 8},
+    "maskable_ppo": {"n_steps": 32, "batch_size": 128, "n_epochs": 2},
     "tqc": {
         "train_freq": 8, "gradient_steps": 2, "batch_size": 64, "learning_starts": 256, "buffer_size": 800,
         "net_arch": [16],
@@ -109,6 +110,11 @@ def compare(whole: Path, resumed: Path) -> float:
     return difference
 
 
+# Half sessions, 209 steps: 2,048 steps over 8 lanes begin a second one in every lane.
+SESSIONS: dict[str, Any] = {
+    "env": "ZeroDTE-v0",
+    "arguments": {"bars": "synthetic:spy?seed=1&sessions=9&early_close=only"},
+}
 RUNS: dict[str, dict[str, Any]] = {
     "ppo": {},
     "ppo without validation": {"evaluations": 0},
@@ -116,6 +122,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "a2c": {},
     "a2c without validation": {"evaluations": 0},
     "recurrent_ppo": {},
+    "maskable_ppo": SESSIONS,
+    "maskable_ppo with sizes": {**SESSIONS, "arguments": {**SESSIONS["arguments"], "actions": "sized"}},
     "tqc": {},
     "tqc with state-dependent noise": {"more": {"use_sde": True}},
 }

@@ -751,9 +751,9 @@ def test_a_walk_chains_the_sessions_of_a_split_and_equals_stepping_the_env() -> 
 
 def test_a_report_of_a_split_holds_the_families_baselines() -> None:
     found = evaluate({}, "ZeroDTE", ZeroDTEConfig(bars=SMALL, split="validation"))
-    assert list(found["rows"]) == ["idle", "random", "call at open", "put at open"]
+    assert list(found["rows"]) == ["idle", "random legal", "call at open", "put at open"]
     assert found["rows"]["idle"]["total_return"] == 0.0 == found["rows"]["idle"]["fee"]
-    for name in ("random", "call at open", "put at open"):
+    for name in ("random legal", "call at open", "put at open"):
         row = found["rows"][name]
         assert row["fee"] > 0.0
         assert row["total_return_at_cost_scale"]["5"] < row["total_return_at_cost_scale"]["0"]
@@ -776,6 +776,7 @@ def test_maskable_ppo_learns_through_the_bridge_and_takes_no_illegal_action(made
     assert sum(shares) == pytest.approx(1.0)
     assert min(shares) > 0.0
     assert "account/funding" not in said
+    assert said["action/illegal"] == 0.0
     assert said["account/turnover"] > 0.0
     assert (lanes.unwrapped.simulation.accounts[:, :, c.ILLEGAL_ACTIONS] == 0.0).all()
     env = gym.make(made, bars=SMALL)
