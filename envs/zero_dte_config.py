@@ -36,6 +36,8 @@ class ZeroDTEConfig:
         random_start: a session at random (training), or one after the other in their order (evaluation).
         actions: ``discrete``, or ``sized``: a second number chooses 25, 50, 75 or 100 % of the risk budget.
         initial_equity: USD at the opening of every session. risk: the budget of a purchase, as a share of the cash.
+        contracts: a fixed number of contracts that every purchase is for, in place of the budget; an order that the cash
+            does not pay for is not legal. None: the budget decides.
         strike_offset: strikes out of the money from the one nearest to the last price; negative: in the money.
         iv: where the implied volatility comes from. ``vix``: the index's previous close x ``vix_ratio`` / 100 on the
             calendar clock, converted, constant through the day on the variance clock.
@@ -60,6 +62,7 @@ class ZeroDTEConfig:
     actions: str = "discrete"
     initial_equity: float = 100_000.0
     risk: float = 0.02
+    contracts: int | None = None
     strike_offset: int = 0
     iv: str = "vix"
     vix_ratio: float = 1.29
@@ -92,6 +95,14 @@ class ZeroDTEConfig:
             ("sharpe_rate", 1e-9, 1.0), ("cost_scale", 0.0, 1e3),
         ):  # fmt: skip
             check_number(name, getattr(self, name), low, high)
+        if self.contracts is not None:
+            check_number("contracts", self.contracts, 1, 1e6, " or None for the budget's")
+            if self.contracts != int(self.contracts):
+                raise ConfigError(f"contracts={self.contracts!r} must be a whole number: {round(self.contracts)}")
+            if self.actions == "sized":
+                raise ConfigError(
+                    f"contracts={self.contracts!r} leaves no size to choose: pass actions='discrete' with it"
+                )
         if self.strike_offset != int(self.strike_offset):
             raise ConfigError(f"strike_offset={self.strike_offset!r} must be a whole number of strikes")
         for name, kinds in (

@@ -126,13 +126,19 @@ def _exit_minutes(a: Floats, contract: Floats) -> float:
 
 @compiled
 def purchase(a: Floats, market: Floats, contract: Floats, right: float, share: float) -> tuple[float, float, float]:
-    """Contracts that a share of the risk budget buys of the bar's own strike, its order price, and the strike."""
+    """Contracts of the bar's own strike that a share of the risk budget buys, its order price, and the strike.
+
+    A fixed number of contracts is bought whole or not at all.
+    """
     place = c.CALL_STRIKE if right > 0.0 else c.PUT_STRIKE
     row = int(a[ROW])
     strike, bid, ask = market[row, place], market[row, place + 1], market[row, place + 2]
-    quantity = whole_contracts(
-        a[c.CASH], contract[c.RISK] * share, ask, contract[c.MULTIPLIER], contract[c.CONTRACT_FEE] * a[COST_SCALE]
-    )
+    fixed, fee = contract[c.CONTRACTS], contract[c.CONTRACT_FEE] * a[COST_SCALE]
+    if fixed > 0.0:
+        payable = whole_contracts(a[c.CASH], 1.0, ask, contract[c.MULTIPLIER], fee)
+        quantity = fixed if fixed <= payable else 0.0
+    else:
+        quantity = whole_contracts(a[c.CASH], contract[c.RISK] * share, ask, contract[c.MULTIPLIER], fee)
     price = peg(1.0, bid, ask, contract[c.TICK]) if contract[c.FILL_MODE] == FILL_LIMIT else ask
     return quantity, price, strike
 
