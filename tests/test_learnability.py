@@ -13,9 +13,9 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 import envs  # noqa: F401  (registers the ids)
-from agents import learnability, oracle
+from agents import oracle
+from agents.answers import ANSWERS
 from agents.learnability import (
-    ARGUMENTS,
     UNSAFE,
     LearnabilityConfig,
     RevealNextReturn,
@@ -35,6 +35,8 @@ from markets.errors import ConfigError
 from scripts import learnability as script
 
 BARS = "synthetic:crypto?seed=1&interval=1h&bars=4000"
+ARGUMENTS = ANSWERS["PerpFutures"].arguments
+SCALE = ANSWERS["PerpFutures"].scale
 SEED = 7
 LANES = 3
 STEPS = 40
@@ -60,7 +62,7 @@ def test_the_column_is_the_return_of_the_bar_that_the_order_fills_in() -> None:
     for _ in range(STEPS):
         row = int(env.unwrapped.simulation.rows[0])  # type: ignore[attr-defined]
         closed = bars.columns["mark_close"][row + 1, 0]
-        wanted = np.clip((closed / bars.open[row + 1, 0] - 1.0) / learnability.UNSAFE_SCALE, -5.0, 5.0)
+        wanted = np.clip((closed / bars.open[row + 1, 0] - 1.0) / SCALE, -5.0, 5.0)
         assert observation[-1] == pytest.approx(wanted, abs=1e-6)
         assert env.observation_space.contains(observation)
         observation, *_ = env.step(np.zeros(1, np.float32))
@@ -69,7 +71,7 @@ def test_the_column_is_the_return_of_the_bar_that_the_order_fills_in() -> None:
 def test_a_position_earns_what_the_column_said() -> None:
     env = RevealNextReturn(build("PerpFutures", bars=BARS, cost_scale=0.0, **{**ARGUMENTS, "leverage": 1.0}))
     observation, _ = env.reset(seed=SEED)
-    said, made = observation[-1] * learnability.UNSAFE_SCALE, env.step(np.ones(1, np.float32))[1]
+    said, made = observation[-1] * SCALE, env.step(np.ones(1, np.float32))[1]
     assert np.expm1(made) == pytest.approx(said, rel=0.02)  # whole lots
 
 
