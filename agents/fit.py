@@ -43,10 +43,12 @@ def space(plain: Mapping[str, Any]) -> gym.spaces.Box:
 
 
 def requirements(game: Game) -> dict[str, Any]:
-    """Return what decides the meaning of an action beside its space: the family and its leverage arguments."""
+    """Return what decides the meaning of the numbers beside their spaces: the family, its leverage arguments, and the
+    columns that are hidden, where some are."""
     family, config = game.recipe
     leverage = {name: getattr(config, name) for name in LEVERAGE_ARGUMENTS if hasattr(config, name)}
-    return {"family": family, **leverage}
+    hidden = {} if game.hidden is None else {"hide": ",".join(sorted(game.all_names[k] for k in game.hidden[0]))}
+    return {"family": family, **leverage, **hidden}
 
 
 def expectation(manifest: Mapping[str, Any], scaler: FeatureScaler) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class ZeroDTEConfig:
             :class:`markets.option_contract.SameDayOption`.
         encoded: kind of encoder whose columns are appended; none without. encoder: folder of its weights, or the name
             of shipped ones. odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
+        hide: names of observation columns, with commas between them, that are served as a constant (0 where that is
+            within their bounds): see :mod:`envs.wrappers.hide`.
     """
 
     bars: str | Bars = DEFAULT_BARS
@@ -85,6 +87,7 @@ class ZeroDTEConfig:
     encoded: str = ""
     encoder: str | None = None
     odds: str = "belief"
+    hide: str = ""
 
     def __post_init__(self) -> None:
         for name, valid in (("split", SPLITS), ("actions", ACTIONS), ("iv", VOLATILITIES)):
@@ -107,7 +110,7 @@ class ZeroDTEConfig:
             raise ConfigError(f"strike_offset={self.strike_offset!r} must be a whole number of strikes")
         for name, kinds in (
             ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("encoded", str), ("encoder", str),
-            ("odds", str), ("scaler", (str, SessionScaler)),
+            ("odds", str), ("hide", str), ("scaler", (str, SessionScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
                 hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""
