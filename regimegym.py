@@ -29,6 +29,7 @@ VERBS = {
     "data-doctor": "find (and with --fix repair) defects of a candle file",
     "lookahead": "prove that an environment, feature, encoder or policy cannot see the future",
     "learnability": "show that an environment can be learned when the answer is revealed, and not otherwise",
+    "ablate": "measure what observation columns are worth: train with and without them on the same seeds",
     "benchmark": "measure speed as CPU-time ratios against reference loops",
 }
 

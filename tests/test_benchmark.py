@@ -151,7 +151,7 @@ def test_a_median_leaves_the_first_round_and_all_preparation_out(monkeypatch: py
 
 def test_the_reference_takes_the_very_rows_that_the_lanes_stood_on() -> None:
     env = benchmark._lanes(ENV, 3)
-    actions = benchmark._actions(env.single_action_space, "random", 700, (3,))
+    actions = benchmark._actions(env, "random", 700, (3,))
     rows = benchmark._rows(ENV, 3, actions, 2)
     go = benchmark._steps(env, actions)
     for line in rows:
