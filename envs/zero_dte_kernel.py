@@ -47,7 +47,7 @@ from markets.option_fills import (
     take_quote,
     work_limit_order,
 )
-from markets.option_prices import CALL, PUT, greeks_by_deviation, log_ratio, observed_greeks_by_deviation
+from markets.option_prices import CALL, PUT, greeks_by_deviation, log_ratio, price_and_observed_greeks
 from markets.option_quotes import quotes_around, smile_deviation, smile_price, spread_in_ticks
 from markets.options import (
     ORDER_OK,
@@ -83,11 +83,17 @@ def contract_quote(
     contract: Floats,
 ) -> tuple[float, float, float]:
     """Model's mid, bid and ask per share of one contract."""
-    table = contract[c.SPREADS :].reshape((-1, 2))
     mid = smile_price(right, spot, strike, deviation, slope, curvature)
-    ticks = spread_in_ticks(mid, factor, 1.0, 1.0, table)  # the volatility of a session is the one at its opening
-    bid, ask = quotes_around(mid, ticks, contract[c.TICK])
+    bid, ask = _quote(mid, factor, contract)
     return mid, bid, ask
+
+
+@compiled
+def _quote(mid: float, factor: float, contract: Floats) -> tuple[float, float]:
+    """Bid and ask around the model's mid."""
+    table = contract[c.SPREADS :].reshape((-1, 2))
+    ticks = spread_in_ticks(mid, factor, 1.0, 1.0, table)  # the volatility of a session is the one at its opening
+    return quotes_around(mid, ticks, contract[c.TICK])
 
 
 @compiled
@@ -351,11 +357,11 @@ def _look(a: Floats, market: Floats, contract: Floats) -> None:
     if a[c.RIGHT] == 0.0:
         a[c.PREMIUM] = a[c.BID] = a[c.ASK] = a[c.DELTA] = a[c.GAMMA] = a[c.THETA] = 0.0
         return
-    a[c.PREMIUM], a[c.BID], a[c.ASK] = contract_quote(
-        a[c.RIGHT], a[c.STRIKE], m[c.CLOSE], m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE], m[c.FACTOR], contract
-    )
     sd = smile_deviation(m[c.CLOSE], a[c.STRIKE], m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE])
-    _, a[c.DELTA], a[c.GAMMA], a[c.THETA] = observed_greeks_by_deviation(a[c.RIGHT], m[c.CLOSE], a[c.STRIKE], sd)
+    a[c.PREMIUM], a[c.DELTA], a[c.GAMMA], a[c.THETA] = price_and_observed_greeks(
+        a[c.RIGHT], m[c.CLOSE], a[c.STRIKE], sd
+    )
+    a[c.BID], a[c.ASK] = _quote(a[c.PREMIUM], m[c.FACTOR], contract)
 
 
 @compiled
@@ -377,12 +383,6 @@ def advance(a: Floats, market: Floats, contract: Floats) -> None:
         mid = _fill(a, market, row, contract)
     a[ROW] = row
     closing = market[row]
-    worth = 0.0  # of the contract traded or held, at the close
-    if right != 0.0 and (carried != 0.0 or a[c.FILL_QUANTITY] != 0.0):
-        worth = smile_price(
-            right, closing[c.CLOSE], strike, closing[c.DEVIATION], closing[c.SLOPE], closing[c.CURVATURE]
-        )
-        a[c.MARKET_PNL] = size * (carried * (worth - premium) + a[c.FILL_QUANTITY] * (worth - mid))
     if closing[c.LEFT] == 0.0:
         if a[c.POSITION] > 0.0:
             _settle(a, closing[c.CLOSE], contract)
@@ -390,6 +390,15 @@ def advance(a: Floats, market: Floats, contract: Floats) -> None:
     if a[c.POSITION] > 0.0:
         a[c.HELD] += 1.0
     _look(a, market, contract)
+    worth = 0.0  # of the contract traded or held, at the close
+    if right != 0.0 and (carried != 0.0 or a[c.FILL_QUANTITY] != 0.0):
+        if a[c.RIGHT] != 0.0:
+            worth = a[c.PREMIUM]  # it is still held, or ordered
+        else:
+            worth = smile_price(
+                right, closing[c.CLOSE], strike, closing[c.DEVIATION], closing[c.SLOPE], closing[c.CURVATURE]
+            )
+        a[c.MARKET_PNL] = size * (carried * (worth - premium) + a[c.FILL_QUANTITY] * (worth - mid))
     a[EQUITY] = a[c.CASH] + a[c.POSITION] * size * worth + a[c.SHARES] * closing[c.CLOSE]
     a[c.PEAK] = max(peak, a[EQUITY])
     _reward(a, equity, peak, contract)
