@@ -78,7 +78,7 @@ class AblationConfig:
         if not self.hide:
             raise ConfigError("hide='' names no column: an ablation needs at least one")
         if "hide" in self.arguments:
-            raise ConfigError(f"hide={self.arguments['hide']!r} is given twice: once for the ablation, once for the env")
+            raise ConfigError(f"hide={self.arguments['hide']!r} is given twice: for the ablation and for the env")
 
 
 def run(config: AblationConfig, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -98,7 +98,8 @@ def run(config: AblationConfig, progress: Callable[[str], None] = lambda text: N
                 row = train(config, seed, arm)
                 replace_file(_file(config, seed, arm), (json.dumps(row, indent=1) + "\n").encode())
             runs[arm].append(row)
-            progress(f"{arm}, seed {seed}: {row['mean']:+.3e} an episode over {row['episodes']}, costs {row['costs']:.3e}")
+            said = f"{row['mean']:+.3e} an episode over {row['episodes']}, costs {row['costs']:.3e}"
+            progress(f"{arm}, seed {seed}: {said}")
     differences = [one["mean"] - other["mean"] for one, other in zip(*runs.values(), strict=True)]
     result = {
         "env": config.env, "hide": config.hide, "runs": runs, "means": {arm: _mean(runs[arm]) for arm in ARMS},

@@ -159,9 +159,7 @@ def _solve(
     flat = 0.0  # F(t+1)
     for k in range(2):
         for e in range(last):
-            held[k, e] = cash_settlement(
-                _right(k), market[last, c.CLOSE], market[e, _place(k)], quantity, size
-            )
+            held[k, e] = cash_settlement(_right(k), market[last, c.CLOSE], market[e, _place(k)], quantity, size)
     for t in range(last - 1, -1, -1):
         left = market[t, c.LEFT]
         forced = is_forced_out(left, leave)
@@ -225,6 +223,4 @@ def _opening(right: float, strike: float, m: Floats, contract: Floats) -> tuple[
 @compiled
 def _closing(right: float, strike: float, m: Floats, contract: Floats) -> tuple[float, float, float]:
     """Mid, bid and ask at the close of a row, where orders are checked."""
-    return contract_quote(
-        right, strike, m[c.CLOSE], m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE], m[c.FACTOR], contract
-    )
+    return contract_quote(right, strike, m[c.CLOSE], m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE], m[c.FACTOR], contract)

@@ -56,23 +56,26 @@ build.metadata = TradingEnv.metadata  # type: ignore[attr-defined]
 def game_of(family: str, config: Any) -> Game:
     """Return the prepared game of a configuration; equal ones share tables, so that lanes and splits cost no copy."""
     kind = family_of(family)
-    key: tuple[Any, ...] | None = (family, config, _content(config.bars), _written(config.scaler), _weights(config))
+    key = (family, config, _content(config.bars), _written(config.scaler), _weights(config))
     try:
         if key in _games:
             _games.move_to_end(key)
             return _games[key]
     except TypeError:  # an object that cannot be hashed stays out of the cache
-        key = None
-    game: Game = kind.game(config)
-    _ = game.hidden  # checks the names
-    if key is None:
-        return game
+        return _made(kind, config)
+    game = _made(kind, config)
     if family not in _announced and not is_cached(game.kernel):
         _announced.add(family)
         _log.info("compiling the %s step once for this machine; later runs load it from the cache", family)
     _games[key] = game
     while len(_games) > GAMES:
         _games.popitem(last=False)
+    return game
+
+
+def _made(kind: Any, config: Any) -> Game:
+    game: Game = kind.game(config)
+    _ = game.hidden  # checks the names
     return game
 
 

@@ -167,7 +167,7 @@ class Game:
                 raise unknown("observation column to hide", name, self.all_names)
         places = np.array(sorted(self.all_names.index(name) for name in names))
         low, high = self.all_bounds
-        return places, np.clip(np.float32(0.0), low[places], high[places])
+        return places, np.clip(np.zeros(len(places), np.float32), low[places], high[places])
 
 
 def as_numbers(action: Any) -> NDArray[np.float64]:

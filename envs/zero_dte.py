@@ -41,10 +41,10 @@ class ZeroDTEEnv(TradingEnv):
     ``Discrete(4)`` of :class:`TradingAction`: HOLD, BUY_CALL, BUY_PUT, CLOSE_POSITION. ``actions="sized"``:
     ``MultiDiscrete([4, 4])``, whose second number is the share of the risk budget of a purchase, 25, 50, 75 or 100 %.
     A purchase takes the strike nearest to the last price (``strike_offset`` strikes further out of the money), and
-    ``floor(2 % of cash / (100 ask))`` contracts (``contracts``: a fixed number). The order is a limit pegged to the mid of the quote at the close of
-    bar t; it works from the **open of bar t+1** on, for ``order_life`` minutes, and is then pegged again
-    ``order_repegs`` times. One contract, one order at a time: HOLD lets it work, CLOSE_POSITION withdraws a purchase
-    and sells what of it has been filled.
+    ``floor(2 % of cash / (100 ask))`` contracts (``contracts``: a fixed number). The order is a limit pegged to the mid
+    of the quote at the close of bar t; it works from the **open of bar t+1** on, for ``order_life`` minutes, and is
+    then pegged again ``order_repegs`` times. One contract, one order at a time: HOLD lets it work, CLOSE_POSITION
+    withdraws a purchase and sells what of it has been filled.
 
     ``action_masks()`` says which actions are legal. One that is not legal is held, counted in
     ``info["illegal_actions"]``, and ``info["order_code"]`` says why (:data:`markets.options.ORDER_STATUS`).

@@ -36,7 +36,7 @@ class ZeroDTEConfig:
         random_start: a session at random (training), or one after the other in their order (evaluation).
         actions: ``discrete``, or ``sized``: a second number chooses 25, 50, 75 or 100 % of the risk budget.
         initial_equity: USD at the opening of every session. risk: the budget of a purchase, as a share of the cash.
-        contracts: a fixed number of contracts that every purchase is for, in place of the budget; an order that the cash
+        contracts: a fixed number of contracts that every purchase is for, in place of the budget; one that the cash
             does not pay for is not legal. None: the budget decides.
         strike_offset: strikes out of the money from the one nearest to the last price; negative: in the money.
         iv: where the implied volatility comes from. ``vix``: the index's previous close x ``vix_ratio`` / 100 on the

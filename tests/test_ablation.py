@@ -37,7 +37,9 @@ def test_arms_differ_and_finished_runs_are_kept(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(ablation, "train", spied)
     first = ablation.run(config(tmp_path))
     assert asked == [
-        {"bars": f"synthetic:spy?seed={seed}&sessions=12", **extra} for seed in (0, 1) for extra in ({}, {"hide": CLOCK})
+        {"bars": f"synthetic:spy?seed={seed}&sessions=12", **extra}
+        for seed in (0, 1)
+        for extra in ({}, {"hide": CLOCK})
     ]
     assert [len(rows) for rows in first["runs"].values()] == [2, 2]
     assert json.loads((tmp_path / "ablation.json").read_text()) == json.loads(json.dumps(first))
@@ -72,7 +74,7 @@ def test_what_goes_along_with_a_hidden_column_is_named() -> None:
     assert found["entry_time"][0] == "hours_to_close"
     assert found["entry_time"][1] > 0.95
     assert "hours_to_close" not in found
-    assert list(found)[0] in ("entry_time", "exit_time")
+    assert next(iter(found)) in ("entry_time", "exit_time")
     assert "imbalance" not in found
     values = [abs(rank) for _, rank in found.values()]
     assert values == sorted(values, reverse=True)

@@ -88,8 +88,8 @@ def test_a_held_choice_is_sent_once_an_episode_and_a_random_one_every_bar() -> N
     assert np.flatnonzero(held[:, 1]).tolist() == [0, 390, 780]
     go = benchmark._steps(lanes, held[:300])
     go()
-    holding = lanes.unwrapped.simulation.accounts[0][:, lanes.unwrapped.simulation.game.columns.index("position")]  # type: ignore[attr-defined]
-    assert (holding > 0.0).any()
+    simulation = lanes.unwrapped.simulation  # type: ignore[attr-defined]
+    assert (simulation.accounts[0, :, simulation.game.ledger.position] > 0.0).any()
 
 
 def test_longer_bars_of_sessions_are_more_sessions() -> None:

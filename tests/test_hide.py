@@ -70,7 +70,7 @@ def test_hidden_columns_are_constant_and_the_others_are_what_they_were(name: str
     assert not leaking(env, hidden)
     assert leaking(plain, hidden)
     assert not leaking(copy.deepcopy(env), hidden)
-    assert not leaking(pickle.loads(pickle.dumps(env)), hidden)  # noqa: S301
+    assert not leaking(pickle.loads(pickle.dumps(env)), hidden)
 
 
 @pytest.mark.parametrize("name", IDS)

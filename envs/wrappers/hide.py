@@ -65,7 +65,7 @@ class HideObservationsVector(gym.vector.VectorWrapper):
     @property
     def observation_names(self) -> tuple[str, ...]:
         """A name per column of the observation."""
-        return self.env.observation_names  # type: ignore[attr-defined, no-any-return]
+        return self.env.observation_names  # type: ignore[attr-defined]
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin episodes."""
