@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,15 +13,17 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from agents import fit
+from agents import artefact, fit
 from agents.agent import Agent
 from agents.evaluation import walk
+from agents.recipe import TrainingConfig
+from agents.training import train
 from agents.vec_env import NativeVecEnv
 from envs.make import build, build_vector, game_of
 from envs.simulation import Game
 from envs.wrappers.hide import HideObservations, HideObservationsVector
 from envs.zero_dte_config import ZeroDTEConfig
-from markets.errors import ConfigError, UnknownNameError
+from markets.errors import ArtefactError, ConfigError, UnknownNameError
 from tests.registered import IDS, family, make
 
 SEED = 5
@@ -175,3 +178,20 @@ def test_an_agent_that_was_trained_without_a_column_does_not_fit_where_it_is_sho
     )
     assert hiding == other == {**plain, "hide": "gamma,theta"}
     assert "hide" not in plain
+
+
+def test_a_saved_agent_refuses_an_environment_that_shows_what_was_hidden_from_it(tmp_path: Path) -> None:
+    bars = str(family("PerpFutures-v0").arguments["bars"])
+    arguments = {"bars": bars, "hide": "return_1,exposure"}
+    settings = {"n_steps": 4, "batch_size": 32, "n_epochs": 1, "net_arch": [4]}
+    plan = TrainingConfig(
+        env="PerpFutures-v0", algo="ppo", steps=64, seed=0, out=tmp_path, lanes=8, arguments=arguments,
+        settings=settings, evaluations=1, device="cpu", quiet=True,
+    )  # fmt: skip
+    agent = artefact.load(train(plan))
+    assert agent.manifest["arguments"] == arguments
+    agent.check(build("PerpFutures", **arguments))
+    agent.check(build("PerpFutures", bars=bars, hide="exposure, return_1"))
+    for shown in ({}, {"hide": "return_1"}, {"hide": "return_1,exposure,basis"}):
+        with pytest.raises(ArtefactError, match=r"argument\.hide: expected"):
+            agent.check(build("PerpFutures", bars=bars, **shown))
