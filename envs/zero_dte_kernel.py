@@ -47,7 +47,7 @@ from markets.option_fills import (
     take_quote,
     work_limit_order,
 )
-from markets.option_prices import CALL, PUT, greeks_by_deviation, log_ratio, price_and_observed_greeks
+from markets.option_prices import CALL, PUT, log_ratio, price_and_observed_greeks
 from markets.option_quotes import quotes_around, smile_deviation, smile_price, spread_in_ticks
 from markets.options import (
     ORDER_OK,
@@ -256,9 +256,9 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
     m = market[row]
     right, strike, side = a[c.RIGHT], a[c.STRIKE], a[c.SIDE]
     fee = contract[c.CONTRACT_FEE] * a[COST_SCALE]
-    mid, bid, ask = contract_quote(
-        right, strike, m[c.OPEN], m[c.OPEN_DEVIATION], m[c.OPEN_SLOPE], m[c.OPEN_CURVATURE], m[c.OPEN_FACTOR], contract
-    )
+    sd = smile_deviation(m[c.OPEN], strike, m[c.OPEN_DEVIATION], m[c.OPEN_SLOPE], m[c.OPEN_CURVATURE])
+    mid, delta, _, _ = price_and_observed_greeks(right, m[c.OPEN], strike, sd)
+    bid, ask = _quote(mid, m[c.OPEN_FACTOR], contract)
     wanted = a[c.WORKING_QUANTITY]
     filled, price, status = 0.0, 0.0, CANCELLED
     if a[c.FORCED] != 0.0 or contract[c.FILL_MODE] == FILL_MARKET:
@@ -266,11 +266,7 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
             wanted = min(wanted, whole_contracts(a[c.CASH], 1.0, ask, contract[c.MULTIPLIER], fee))
         filled, price = take_quote(side, wanted, bid, ask, contract[c.OFFERED])
     elif contract[c.FILL_MODE] == FILL_LIMIT:
-        close, close_bid, close_ask = contract_quote(
-            right, strike, m[c.CLOSE], m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE], m[c.FACTOR], contract
-        )
-        sd = smile_deviation(m[c.OPEN], strike, m[c.OPEN_DEVIATION], m[c.OPEN_SLOPE], m[c.OPEN_CURVATURE])
-        delta, _, _ = greeks_by_deviation(right, m[c.OPEN], strike, sd, 0.0, 0.0)
+        close = smile_price(right, m[c.CLOSE], strike, m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE])
         minute = math.sqrt(max(m[c.OPEN_DEVIATION] ** 2 - m[c.DEVIATION] ** 2, 0.0))
         move = (close - mid) / max(abs(delta) * m[c.OPEN] * minute, 0.5 * contract[c.TICK])
         rested = a[c.AGE] > 0.0
@@ -283,6 +279,7 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
         if filled > 0.0 and rested:
             price = limit  # who came through it took what rested at its own price, never at a better one
         if status == REPEGGED:
+            close_bid, close_ask = _quote(close, m[c.FACTOR], contract)
             after = peg(side, close_bid, close_ask, contract[c.TICK])  # to what is known when it is sent
         a[c.WORKING_QUANTITY], a[c.LIMIT] = rest, after
     else:
