@@ -30,6 +30,7 @@ VERBS = {
     "lookahead": "prove that an environment, feature, encoder or policy cannot see the future",
     "learnability": "show that an environment can be learned when the answer is revealed, and not otherwise",
     "option-study": "measure same-day options: model against quotes, fairness, what limit and market orders cost",
+    "ablate": "measure what observation columns are worth: train with and without them on the same seeds",
     "benchmark": "measure speed as CPU-time ratios against reference loops",
 }
 

@@ -30,9 +30,17 @@ from markets.errors import ConfigError, unknown
 SINGLE_STEPS = 20_000
 PEER_STEPS = 5_000  # of a single env
 LANE_STEPS = 200_000  # over all lanes
-STREAMS = ("constant", "random")  # an exposure of 0.3 for ever; a fresh target every bar, the worst case
+# "constant": an exposure of 0.3 for ever, or a first choice (a call) once an episode and nothing (choice 0) after it;
+# "random": a fresh target or choice every bar, the worst case.
+STREAMS = ("constant", "random")
 HELD = 0.3
 FULL = "single env, full info"
+ORIGINAL = "PerpFutures"  # the family whose game the peers play
+# Bound and goal of the constant stream, by family: one env with full info, without, and so many lanes.
+BOUNDS: dict[str, dict[str | int, tuple[float | None, float | None]]] = {
+    "PerpFutures": {"full": (0.13, 0.20), "none": (0.22, 0.30), 64: (0.028, 0.05), 1024: (0.04, 0.10)},
+    "ZeroDTE": {"full": (0.10, None), "none": (None, None), 64: (None, None), 1024: (0.03, None)},
+}
 
 
 def run(env_id: str = "PerpFutures-v0", rounds: int = ROUNDS, training: bool = True) -> dict[str, Any]:
@@ -74,11 +82,19 @@ def run(env_id: str = "PerpFutures-v0", rounds: int = ROUNDS, training: bool = T
     }
 
 
-def _actions(space: gym.Space[Any], stream: str, steps: int, lanes: tuple[int, ...] = ()) -> NDArray[Any]:
+def _actions(env: Any, stream: str, steps: int, lanes: tuple[int, ...] = ()) -> NDArray[Any]:
     """Draw the actions of a stream: ``(steps, *lanes, ...)``."""
-    if not isinstance(space, gym.spaces.Box):
-        raise ConfigError(f"the benchmark holds a target of {HELD}, which {space} does not take")
+    space = env.single_action_space if lanes else env.action_space
     shape = (steps, *lanes, *space.shape)
+    if not isinstance(space, gym.spaces.Box):
+        counts = env.unwrapped.simulation.game.choices
+        if stream == "random":
+            drawn = np.random.default_rng(0).integers(0, np.array(counts), (*shape[: 1 + len(lanes)], len(counts)))
+            return drawn.reshape(shape).astype(space.dtype)
+        every = env.unwrapped.simulation.game.episode + len(lanes[:1])  # of lanes one more call resets them
+        chosen = np.zeros(shape, space.dtype)
+        chosen[::every] = 1
+        return chosen
     if stream == "constant":
         return np.full(shape, HELD, space.dtype)
     return np.random.default_rng(0).uniform(space.low, space.high, shape).astype(space.dtype)
@@ -86,13 +102,22 @@ def _actions(space: gym.Space[Any], stream: str, steps: int, lanes: tuple[int, .
 
 def _single_rows(env_id: str, stream: str, watch: Stopwatch) -> list[Row]:
     made = [make_empty(env_id), gym.make(env_id), gym.make(env_id, info="none")]
-    actions = list(_actions(made[0].action_space, stream, SINGLE_STEPS))
+    actions = list(_actions(made[1], stream, SINGLE_STEPS))
     empty, full, none = watch.medians([drive(env, actions) for env in made])
-    bound, lean = (0.13, 0.22) if stream == "constant" else (None, None)
     return [
-        Row(f"{FULL}, against an empty env", stream, full, empty, bound, 0.20),
-        Row('single env, info="none", against an empty env', stream, none, empty, lean, 0.30),
+        Row(f"{FULL}, against an empty env", stream, full, empty, *_bounds(env_id, "full", stream)),
+        Row('single env, info="none", against an empty env', stream, none, empty, *_bounds(env_id, "none", stream)),
     ]
+
+
+def _bounds(env_id: str, what: str | int, stream: str) -> tuple[float | None, float | None]:
+    """Return bound and goal of a row; the random stream has no bound."""
+    bound, goal = BOUNDS[_family(env_id)][what]
+    return bound if stream == "constant" else None, goal
+
+
+def _family(env_id: str) -> str:
+    return str(gym.spec(env_id).kwargs["family"])
 
 
 def _lanes(env_id: str, lanes: int, **arguments: Any) -> Any:
@@ -114,7 +139,7 @@ def _steps(env: Any, actions: NDArray[Any]) -> Loop:
 def _vector_row(env_id: str, stream: str, lanes: int, watch: Stopwatch) -> Row:
     env = _lanes(env_id, lanes)
     table = _served(env)
-    actions = _actions(env.single_action_space, stream, max(LANE_STEPS // lanes, 1), (lanes,))
+    actions = _actions(env, stream, max(LANE_STEPS // lanes, 1), (lanes,))
     stood = iter(_rows(env_id, lanes, actions, watch.rounds + 1))
 
     def reference() -> int:
@@ -123,9 +148,8 @@ def _vector_row(env_id: str, stream: str, lanes: int, watch: Stopwatch) -> Row:
         return len(actions) * lanes
 
     step, take = watch.medians([_steps(env, actions), reference])
-    bound, goal = {64: (0.028, 0.05), 1024: (0.04, 0.10)}[lanes]
     name = f"{lanes:,} lanes, info arrays, against numpy.take of the rows"
-    return Row(name, stream, step, take, bound if stream == "constant" else None, goal)
+    return Row(name, stream, step, take, *_bounds(env_id, lanes, stream))
 
 
 def _encoded_rows(env_id: str, encoded: str, stream: str, watch: Stopwatch) -> list[Row]:
@@ -133,11 +157,11 @@ def _encoded_rows(env_id: str, encoded: str, stream: str, watch: Stopwatch) -> l
 
     def single(name: str) -> Loop:
         env = gym.make(name)
-        return drive(env, list(_actions(env.action_space, stream, SINGLE_STEPS)))
+        return drive(env, list(_actions(env, stream, SINGLE_STEPS)))
 
     def lanes(name: str) -> Loop:
         env = _lanes(name, 1024)
-        return _steps(env, _actions(env.single_action_space, stream, max(LANE_STEPS // 1024, 1), (1024,)))
+        return _steps(env, _actions(env, stream, max(LANE_STEPS // 1024, 1), (1024,)))
 
     return speed_rows(env_id, encoded, stream, watch, single, lanes)
 
@@ -192,6 +216,9 @@ def _peer_rows(env_id: str, stream: str, watch: Stopwatch) -> tuple[list[Row], d
     """
     rows, missing = [], {}
     for peer in PEERS:
+        if _family(env_id) != ORIGINAL:
+            missing[peer.name] = "another game"
+            continue
         steps = PEER_STEPS if peer.lanes == 1 else LANE_STEPS // 4
         theirs = peer.loop(steps, stream)
         if isinstance(theirs, str):
@@ -199,10 +226,10 @@ def _peer_rows(env_id: str, stream: str, watch: Stopwatch) -> tuple[list[Row], d
             continue
         if peer.lanes == 1:
             env = gym.make(env_id)
-            ours, what = drive(env, list(_actions(env.action_space, stream, steps))), FULL
+            ours, what = drive(env, list(_actions(env, stream, steps))), FULL
         else:
             env = _lanes(env_id, peer.lanes)
-            ours = _steps(env, _actions(env.single_action_space, stream, max(steps // peer.lanes, 1), (peer.lanes,)))
+            ours = _steps(env, _actions(env, stream, max(steps // peer.lanes, 1), (peer.lanes,)))
             what = f"{peer.lanes:,} lanes, info arrays"
         step, reference = watch.medians([ours, theirs])
         rows.append(Row(f"{what}, against {peer.name}", stream, step, reference))

@@ -93,15 +93,15 @@ def costs(encoded: str, rounds: int) -> dict[str, float]:
     encoder = resolve(gym.spec(encoded).kwargs["encoded"], bars)
     loops = {"live update of both": _live(encoder, bars)}
     if isinstance(encoder, JEPAEncoder):
-        loops["embedding, dense"] = partial(_dense, partial(encoder.embed, bars))
-        loops["belief, dense"] = partial(_dense, partial(encoder.odds, bars, "belief"))
+        loops["embedding, dense"] = partial(_dense, partial(encoder.embed, bars), len(bars))
+        loops["belief, dense"] = partial(_dense, partial(encoder.odds, bars, "belief"), len(bars))
     measured = Stopwatch(rounds).medians(list(loops.values()))
     return {name: nanoseconds / 1e3 for name, nanoseconds in zip(loops, measured, strict=True)}
 
 
-def _dense(encode: Callable[[], object]) -> int:
+def _dense(encode: Callable[[], object], bars: int) -> int:
     encode()
-    return BARS
+    return bars
 
 
 def _live(encoder: Any, bars: Bars) -> Loop:

@@ -18,7 +18,7 @@ from markets.errors import ArtefactError, ConfigError
 from markets.features import FeatureScaler
 
 # Arguments that decide what an action stands for, as far as the family has them.
-ACTION_ARGUMENTS = ("leverage", "contract_leverage", "margin_mode", "liquidation", "risk", "strike_offset")
+ACTION_ARGUMENTS = ("leverage", "contract_leverage", "margin_mode", "liquidation", "risk", "contracts", "strike_offset")
 MOST_CHOICES = 1_000_000
 
 
@@ -67,9 +67,12 @@ def _choices(plain: Mapping[str, Any]) -> gym.Space[Any]:
 
 
 def requirements(game: Game) -> dict[str, Any]:
-    """Return what decides the meaning of an action beside its space: the family and its arguments of size."""
+    """Return what decides the meaning of the numbers beside their spaces: the family, its arguments of size, and the
+    columns that are hidden, where some are."""
     family, config = game.recipe
-    return {"family": family, **{name: getattr(config, name) for name in ACTION_ARGUMENTS if hasattr(config, name)}}
+    sizes = {name: getattr(config, name) for name in ACTION_ARGUMENTS if hasattr(config, name)}
+    hidden = {} if game.hidden is None else {"hide": ",".join(sorted(game.all_names[k] for k in game.hidden[0]))}
+    return {"family": family, **sizes, **hidden}
 
 
 def expectation(manifest: Mapping[str, Any], scaler: FeatureScaler) -> dict[str, Any]:

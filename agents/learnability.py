@@ -3,12 +3,13 @@
 Two claims, each over several training seeds, always scored on bars that were not trained on:
 
 (a) PPO that sees the return of the next bar (:class:`RevealNextReturn`, unsafe by name) reaches a share of the log
-    growth of the oracle (:mod:`agents.oracle`), which knows every bar: observation, action, reward and learner fit
-    together.
+    growth of the oracle (:mod:`agents.oracle`, :mod:`agents.option_oracle`), which knows every bar: observation,
+    action, reward and learner fit together.
 (b) PPO that sees what everyone sees, on markets without drift and funding, is not above idle: nothing leaks. There
     equity is a martingale less costs, so that expected log growth is below 0 whatever the policy does.
 
-Scores: the validation split is cut into E episodes of ``EPISODE`` bars, each from a flat account; the share of (a) is
+What each family reveals and plays is in :mod:`agents.answers`. Scores: the validation split is cut into E episodes (of
+``EPISODE`` bars, or the sessions as they are), each from a flat account; the share of (a) is
 ``sum_e ln(V_T / V_0) / sum_e oracle_e``, summed up over seeds by the interquartile mean. The test of (b)::
 
     mean <= 2 s,    s^2 = sum over seeds and bars of (r - mean r)^2 / seeds^2      r log return of equity per bar
@@ -30,11 +31,11 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from agents import oracle
+from agents.answers import BOUND, answer
 from agents.bootstrap import interquartile_mean
 from agents.sb3 import build_model
 from agents.training import resolve
 from agents.vec_env import NativeVecEnv
-from envs import perp_columns as columns
 from envs.make import game_of
 from envs.simulation import EQUITY, MODE_DISABLED, OUTCOME, Game, Simulation
 from markets.errors import ConfigError
@@ -44,17 +45,8 @@ Observations = NDArray[np.float32]
 Policy = Callable[[Observations], Any]  # (E, D) observations -> (E, 1) actions
 
 UNSAFE = "unsafe_next_return"
-UNSAFE_SCALE = 0.005  # a return of half a percent, about one standard deviation of an hour, is shown as 1
-UNSAFE_BOUND = 5.0
-EPISODE = 256  # bars
 REWARD_SCALE = 100.0  # as in training: log returns per bar are of the order of 0.01
 LEVELS = 2.0  # standard errors that (b) may be above idle
-ARGUMENTS = {"leverage": 1.0, "impact_coefficient": 0.0, "episode_bars": EPISODE}
-# Settings of this instrument, not recommendations: the answer lies one bar ahead, so almost nothing is discounted in.
-SETTINGS: dict[str, Any] = {
-    "gamma": 0.5, "gae_lambda": 0.9, "learning_rate": 1e-3, "n_steps": 32, "batch_size": 2048, "n_epochs": 4,
-    "net_arch": [32, 32], "log_std_init": -0.5,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +54,10 @@ class LearnabilityConfig:
     """What ``regimegym learnability`` is told.
 
     Attributes:
-        env: registered id of the PerpFutures family.
+        env: registered id.
         steps: environment steps of each training. ``seeds``: trainings of (a) and of (b), at least 2.
-        bars: hourly bars of each synthetic market, of which the first 60 % are trained on and 20 % scored.
+        bars, sessions: size of each synthetic market, in hourly bars or in sessions of minutes, as the family has it;
+            the first 60 % are trained on and 20 % scored.
         share: of the oracle's log growth that (a) must reach. ``checks``: scores along each training of (a).
     """
 
@@ -72,11 +65,12 @@ class LearnabilityConfig:
     steps: int = 3_000_000
     seeds: int = 5
     bars: int = 40_000
+    sessions: int = 200
     share: float = 0.8
     checks: int = 10
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("seeds", 2), ("bars", 3000), ("checks", 1)):
+        for name, least in (("steps", 1), ("seeds", 2), ("bars", 3000), ("sessions", 10), ("checks", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
@@ -90,7 +84,8 @@ class Score:
 
     Attributes:
         returns: ``(E, T)`` log returns of equity per bar, 0 after an episode ended early.
-        costs: ``(E,)`` fees, spread and impact, each bar's in units of the equity before it.
+        costs: ``(E,)`` fees, spread and what else the family's ledger counts as a cost, each bar's in units of the
+            equity before it.
     """
 
     returns: Floats
@@ -103,14 +98,8 @@ class Score:
 
 
 def next_returns(game: Game) -> NDArray[np.float32]:
-    """What the unsafe column shows at each row: ``clip((M' / O - 1) / 0.005, -5, 5)`` of the next bar, ``(T,)``.
-
-    That is the return from the open at which an order fills to the close at which it is marked; 0 at the last row.
-    """
-    market = game.market
-    shown = np.zeros(len(market))
-    shown[:-1] = (market[1:, columns.MARK_CLOSE] / market[1:, columns.OPEN] - 1.0) / UNSAFE_SCALE
-    return np.clip(shown, -UNSAFE_BOUND, UNSAFE_BOUND).astype(np.float32)
+    """What the unsafe column shows at each row, ``(T,)``: see :meth:`agents.answers.Answer.returns`."""
+    return answer(game.recipe[0]).returns(game)
 
 
 def reveal(observations: Observations, rows: NDArray[np.int64], column: NDArray[np.float32]) -> Observations:
@@ -120,7 +109,7 @@ def reveal(observations: Observations, rows: NDArray[np.int64], column: NDArray[
 
 def _wider(space: gym.Space[Any]) -> gym.spaces.Box:
     assert isinstance(space, gym.spaces.Box)
-    low, high = np.append(space.low, -UNSAFE_BOUND), np.append(space.high, UNSAFE_BOUND)
+    low, high = np.append(space.low, -BOUND), np.append(space.high, BOUND)
     return gym.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 
@@ -197,7 +186,7 @@ def score(policy: Policy, game: Game, revealed: bool) -> Score:
         simulation.run(MODE_DISABLED)
         after = np.maximum(accounts[:, EQUITY], oracle.RUIN)
         returns[:, step] = np.where(alive, np.log(after / before), 0.0)
-        paid = accounts[:, [columns.FEE, columns.SPREAD_COST, columns.IMPACT_COST, columns.CLEARANCE]].sum(axis=1)
+        paid = accounts[:, game.ledger.costs].sum(axis=1)
         costs += np.where(alive, paid / before, 0.0)
         alive &= accounts[:, OUTCOME] == 0.0
         if not alive.any():
@@ -207,23 +196,27 @@ def score(policy: Policy, game: Game, revealed: bool) -> Score:
 
 def episode_starts(game: Game) -> NDArray[np.int64]:
     """First rows of the E whole episodes that a split holds, one after the other: ``(E,)``."""
+    if game.starts is not None:
+        return game.starts
     return np.arange(game.first, game.last - game.episode + 1, game.episode)
 
 
 def oracle_growth(game: Game) -> Floats:
     """Log growth of the oracle in each of the E episodes: ``(E,)``."""
-    starts = episode_starts(game).tolist()
-    return np.array([oracle.plan(game, start, start + game.episode).log_growth for start in starts])
+    best = answer(game.recipe[0]).oracle
+    return np.array([best(game, start) for start in episode_starts(game).tolist()])
 
 
 def learn(config: LearnabilityConfig, seed: int, revealed: bool) -> dict[str, Any]:
     """Train once and score along the way: seconds, share of the oracle, log growth and costs at the end."""
     torch.set_num_threads(1)
-    arguments = {**ARGUMENTS, "bars": market(seed, config.bars, revealed)}
+    known = answer(family_name(config.env))
+    size = getattr(config, known.size)
+    arguments = {**known.arguments, **({} if revealed else known.hidden), "bars": known.market(seed, size, revealed)}
     family, training = resolve(config.env, arguments)
     game = game_of(family, replace(training, split="validation"))
     if len(episode_starts(game)) < 2:
-        raise ConfigError(f"bars={config.bars}: the validation split holds less than 2 episodes of {EPISODE} bars")
+        raise ConfigError(f"{known.size}={size}: the validation split holds less than 2 episodes")
     best = float(oracle_growth(game).sum())
     model, env = _model(config, arguments, seed, revealed)
     curve, seconds = [], 0.0
@@ -255,11 +248,9 @@ def learn(config: LearnabilityConfig, seed: int, revealed: bool) -> dict[str, An
     }
 
 
-def market(seed: int, bars: int, drifting: bool) -> str:
-    """Name the market of a training seed; without drift and funding nobody can expect to gain in it."""
-    return f"synthetic:crypto?seed={seed}&interval=1h&bars={bars}" + (
-        "" if drifting else "&drift_scale=0&funding_scale=0"
-    )
+def family_name(env: str) -> str:
+    """Return the family of a registered id."""
+    return str(resolve(env, {})[0])
 
 
 def _model(
@@ -274,7 +265,7 @@ def _model(
         **{**arguments, "split": "train"},
     )
     env = NativeVecEnv(RevealNextReturnVector(vector) if revealed else vector, REWARD_SCALE)
-    return build_model("ppo", env, seed, "cpu", None, SETTINGS), env
+    return build_model("ppo", env, seed, "cpu", None, answer(family_name(config.env)).settings), env
 
 
 def judge_revealed(runs: Sequence[dict[str, Any]], share: float) -> dict[str, Any]:
@@ -293,7 +284,11 @@ def judge_hidden(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def run(config: LearnabilityConfig, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Make every training of both claims and judge them; ``progress`` is told each as it ends."""
-    results: dict[str, Any] = {"env": config.env, "settings": SETTINGS, "arguments": ARGUMENTS}
+    known = answer(family_name(config.env))
+    results: dict[str, Any] = {
+        "env": config.env, "settings": known.settings, "arguments": known.arguments,
+        "arguments where nothing is to be learned": known.hidden,
+    }  # fmt: skip
     runs: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for revealed, claim in ((True, "a"), (False, "b")):
         for seed in range(config.seeds):

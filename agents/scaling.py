@@ -1,5 +1,7 @@
 """Scaling: what a step costs on long series and late in long episodes, and what an environment costs to build.
 
+A series of sessions is made longer by more sessions, and has no episode that is longer than one.
+
 Step costs are compared over the *same working set*: all lanes stand on one row and walk on together, so that a longer
 series brings more rows but no more of them are read. Lanes that stand anywhere in a series whose tables do not fit the
 processor's cache wait for memory; that figure is printed beside, without a bound, since it is the machine's: a bare
@@ -23,6 +25,7 @@ from envs.simulation import START
 from markets import sources
 from markets.bars import Bars
 from markets.errors import ConfigError
+from markets.session_calendar import MINUTES, SESSION_MARKETS
 from markets.sources.memory import register_bars
 
 SHORT, LONG = 5_000, 100_000  # bars of the two series
@@ -42,7 +45,12 @@ def default_bars(env_id: str) -> Bars:
 
 
 def tiled(bars: Bars, count: int) -> Bars:
-    """Return ``count`` bars: the given ones again and again, without gaps (prices jump where they begin anew)."""
+    """Return ``count`` bars: the given ones again and again, without gaps (prices jump where they begin anew).
+
+    Bars of sessions are at least as many, of whole sessions: those of the synthetic market.
+    """
+    if bars.market in SESSION_MARKETS:
+        return sources.load(f"synthetic:spy?seed=0&sessions={-(-count // MINUTES)}&early_close=skip")
     times = -(-count // len(bars))
     span = len(bars) * bars.interval
     inside = bars.funding_time - bars.time[0] < span
@@ -63,25 +71,30 @@ def scaling(env_id: str, watch: Stopwatch) -> list[Fact]:
     specs = [register_bars(f"benchmark-{count}", tiled(bars, count)) for count in (SHORT, LONG)]
     near = [_lanes(env_id, spec) for spec in specs]
     apart = [_lanes(env_id, spec) for spec in specs]
-    early, late = (_lanes(env_id, specs[1], episode_bars=EPISODE) for _ in range(2))
     for env in apart:
         env.reset(seed=0)
-    _begin(late)
-    begun = late.unwrapped.simulation.accounts[0, :, START].copy()
-    _walk(late, LATE)()
     beside = watch.medians([_walk(env, CALLS) for env in near], [partial(_begin, env) for env in near])
     spread = watch.medians([_walk(env, CALLS) for env in apart])
     taken = watch.medians([_take(env, CALLS) for env in apart])
-    first, last = watch.medians([_walk(early, CALLS), _walk(late, CALLS)], [partial(_begin, early), None])
-    if (late.unwrapped.simulation.accounts[0, :, START] != begun).any():
-        raise ConfigError(f"{env_id}: an episode of {EPISODE:,} bars ended before its cost was taken")
     series = f"step cost on {LONG:,} bars over that on {SHORT:,}"
     return [
         Fact(f"{series}, lanes side by side", beside[1] / beside[0], SAME),
         Fact(f"{series}, lanes anywhere (waits for memory)", spread[1] / spread[0]),
         Fact(f"the same of a bare numpy.take of {LANES} rows anywhere", taken[1] / taken[0]),
-        Fact(f"step cost {LATE:,} bars into an episode over that at its beginning", last / first, SAME),
+        *([] if bars.market in SESSION_MARKETS else [_lateness(env_id, specs[1], watch)]),
     ]
+
+
+def _lateness(env_id: str, spec: str, watch: Stopwatch) -> Fact:
+    """Compare the cost of a step late in a long episode with that at its beginning."""
+    early, late = (_lanes(env_id, spec, episode_bars=EPISODE) for _ in range(2))
+    _begin(late)
+    begun = late.unwrapped.simulation.accounts[0, :, START].copy()
+    _walk(late, LATE)()
+    first, last = watch.medians([_walk(early, CALLS), _walk(late, CALLS)], [partial(_begin, early), None])
+    if (late.unwrapped.simulation.accounts[0, :, START] != begun).any():
+        raise ConfigError(f"{env_id}: an episode of {EPISODE:,} bars ended before its cost was taken")
+    return Fact(f"step cost {LATE:,} bars into an episode over that at its beginning", last / first, SAME)
 
 
 def _lanes(env_id: str, spec: str, **arguments: Any) -> Any:
@@ -97,7 +110,8 @@ def _begin(env: Any) -> None:
 
 
 def _walk(env: Any, calls: int) -> Loop:
-    actions = np.full(env.action_space.shape, HELD, env.action_space.dtype)
+    real = isinstance(env.single_action_space, gym.spaces.Box)
+    actions = np.full(env.action_space.shape, HELD if real else 1, env.action_space.dtype)  # 1: a call, held
 
     def go() -> int:
         for _ in range(calls):

@@ -15,6 +15,7 @@ import gymnasium as gym
 from envs.simulation import Game
 from envs.trading_env import TradingEnv
 from envs.wrappers.encode import EncodeObservation, EncodeObservationVector
+from envs.wrappers.hide import HideObservations, HideObservationsVector
 from markets.compiled import is_cached
 from markets.errors import ConfigError, unknown
 
@@ -36,7 +37,8 @@ def build(family: str, **arguments: Any) -> Any:
     kind, config, own = _resolve(family, arguments, ())
     game = game_of(family, config)
     env: gym.Env[Any, Any] = kind.env(game, kind.action_space(config), **own)
-    return env if game.encoded is None else EncodeObservation(env)
+    env = env if game.encoded is None else EncodeObservation(env)
+    return env if game.hidden is None else HideObservations(env)
 
 
 def build_vector(family: str, num_envs: int = 1, **arguments: Any) -> Any:
@@ -44,7 +46,8 @@ def build_vector(family: str, num_envs: int = 1, **arguments: Any) -> Any:
     kind, config, own = _resolve(family, arguments, ("autoreset_mode",))
     game = game_of(family, config)
     env: gym.vector.VectorEnv[Any, Any, Any] = kind.vector_env(game, kind.action_space(config), num_envs, **own)
-    return env if game.encoded is None else EncodeObservationVector(env)
+    env = env if game.encoded is None else EncodeObservationVector(env)
+    return env if game.hidden is None else HideObservationsVector(env)
 
 
 build.metadata = TradingEnv.metadata  # type: ignore[attr-defined]
@@ -59,14 +62,20 @@ def game_of(family: str, config: Any) -> Game:
             _games.move_to_end(key)
             return _games[key]
     except TypeError:  # an object that cannot be hashed stays out of the cache
-        return kind.game(config)
-    game: Game = kind.game(config)
+        return _made(kind, config)
+    game = _made(kind, config)
     if family not in _announced and not is_cached(game.kernel):
         _announced.add(family)
         _log.info("compiling the %s step once for this machine; later runs load it from the cache", family)
     _games[key] = game
     while len(_games) > GAMES:
         _games.popitem(last=False)
+    return game
+
+
+def _made(kind: Any, config: Any) -> Game:
+    game: Game = kind.game(config)
+    _ = game.hidden  # checks the names
     return game
 
 

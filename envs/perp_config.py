@@ -48,6 +48,8 @@ class PerpFuturesConfig:
         encoded: kind of encoder whose columns are appended (``jepa``); none without.
         encoder: folder of its weights, made by ``regimegym pretrain``, or the name of shipped ones.
         odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
+        hide: names of observation columns, with commas between them, that are served as a constant (0 where that is
+            within their bounds): see :mod:`envs.wrappers.hide`.
     """
 
     bars: str | Bars = DEFAULT_BARS
@@ -84,6 +86,7 @@ class PerpFuturesConfig:
     encoded: str = ""
     encoder: str | None = None
     odds: str = "belief"
+    hide: str = ""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -104,7 +107,7 @@ class PerpFuturesConfig:
             _check_number(name, getattr(self, name), low, high)
         for name, kinds in (
             ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("symbol", str),
-            ("encoded", str), ("encoder", str), ("odds", str),
+            ("encoded", str), ("encoder", str), ("odds", str), ("hide", str),
             ("scaler", (str, features.FeatureScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from envs.encoding import Encoded
 from markets.bars import Bars, as_time
-from markets.errors import ActionError, ArtefactError, ConfigError
+from markets.errors import ActionError, ArtefactError, ConfigError, unknown
 
 # The columns that every family's account rows begin with. ROW to QUIET are read together after a step. What
 # info shows stands together too: it begins with COST_SCALE, and from LEVERAGE on with what every bar may change.
@@ -151,6 +152,28 @@ class Game:
             return self.low, self.high
         table = self.encoded.table
         return np.concatenate([self.low, table.low]), np.concatenate([self.high, table.high])
+
+    @cached_property
+    def hidden(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Places ``(H,)`` of the columns that the configuration hides, and what they show ``(H,)``; None without.
+
+        Raises:
+            UnknownNameError: a name that no column has, with the nearest one.
+            ConfigError: no name between commas, or one given twice.
+        """
+        given = str(getattr(self.recipe[1], "hide", ""))
+        if not given:
+            return None
+        names = [name.strip() for name in given.split(",")]
+        for name in names:
+            if not name or names.count(name) > 1:
+                what = f"names {name!r} twice" if name else "has an empty name"
+                raise ConfigError(f"hide={given!r} {what}: it is names of columns with commas between them")
+            if name not in self.all_names:
+                raise unknown("observation column to hide", name, self.all_names)
+        places = np.array(sorted(self.all_names.index(name) for name in names))
+        low, high = self.all_bounds
+        return places, np.clip(np.zeros(len(places), np.float32), low[places], high[places])
 
 
 def as_numbers(action: Any) -> NDArray[np.float64]:
@@ -323,11 +346,16 @@ class Simulation:
         target[...] = values
 
     def seen(self) -> NDArray[np.float32]:
-        """Return the present observations with the encoder's columns: ``(N, D)``; not a copy where there are none."""
-        encoded = self.game.encoded
-        if encoded is None:
-            return self.obs[0]
-        return np.concatenate([self.obs[0], encoded.table.values[self.rows]], axis=1)
+        """Return the present observations as an agent sees them: ``(N, D)``, with the encoder's columns, and constants
+        where some are hidden; not a copy where there is neither."""
+        encoded, hidden = self.game.encoded, self.game.hidden
+        out = self.obs[0]
+        if encoded is not None:
+            out = np.concatenate([out, encoded.table.values[self.rows]], axis=1)
+        if hidden is not None:
+            out = out.copy() if encoded is None else out
+            out[:, hidden[0]] = hidden[1]
+        return out
 
     def action_masks(self) -> NDArray[np.bool_] | None:
         """Return which choices are legal now, ``(N, sum(choices))`` as a fresh array; None where every action is."""

@@ -42,14 +42,14 @@ class ZeroDTEEnv(TradingEnv):
     ``Discrete(4)`` of :class:`TradingAction`: HOLD, BUY_CALL, BUY_PUT, CLOSE_POSITION. ``actions="sized"``:
     ``MultiDiscrete([4, 4])``, whose second number is the share of the risk budget of a purchase, 25, 50, 75 or 100 %.
     A purchase takes the strike nearest to the last price (``strike_offset`` strikes further out of the money), and
-    ``floor(2 % of cash / (100 ask))`` contracts. The order is a limit pegged to the mid of the quote at the close of
-    bar t; it works from the **open of bar t+1** on, for ``order_life`` minutes, and is then pegged again
-    ``order_repegs`` times. One contract, one order at a time: HOLD lets it work, CLOSE_POSITION withdraws a purchase
-    and sells what of it has been filled.
+    ``floor(2 % of cash / (100 ask))`` contracts (``contracts``: a fixed number). The order is a limit pegged to the mid
+    of the quote at the close of bar t; it works from the **open of bar t+1** on, for ``order_life`` minutes, and is
+    then pegged again ``order_repegs`` times. One contract, one order at a time: HOLD lets it work, CLOSE_POSITION
+    withdraws a purchase and sells what of it has been filled.
 
-    ``action_masks()`` says which actions are legal; sb3-contrib's MaskablePPO finds it through ``gym.make``, ``Monitor``
-    and ``DummyVecEnv``, and agents take the masks as ``predict(..., action_masks=...)``. One that is not legal is held, counted in
-    ``info["illegal_actions"]``, and ``info["order_code"]`` says why (:data:`markets.options.ORDER_STATUS`).
+    ``action_masks()`` says which actions are legal; sb3-contrib's MaskablePPO finds it through ``gym.make``,
+    ``Monitor`` and ``DummyVecEnv``, and agents take the masks as ``predict(..., action_masks=...)``. One that is not
+    legal is held, counted in ``info["illegal_actions"]``, and ``info["order_code"]`` says why (:data:`markets.options.ORDER_STATUS`).
 
     ## Observation space
     Flat float32 ``Box`` with finite bounds: the 11 features of a session's minute (:mod:`markets.session_features`,
@@ -237,6 +237,7 @@ def _contract_vector(config: ZeroDTEConfig) -> Floats:
         columns.SELECTION: contract.selection, columns.SELECTION_LOWEST: contract.selection_lowest,
         columns.SELECTION_HIGHEST: contract.selection_highest, columns.LIFE: contract.order_life,
         columns.ALLOWED_REPEGS: contract.order_repegs, columns.OFFERED: contract.offered, columns.RISK: config.risk,
+        columns.CONTRACTS: float(config.contracts or 0),
         columns.SIZED: float(config.actions == "sized"), columns.START_EQUITY: config.initial_equity,
         columns.LOG_START: math.log(config.initial_equity), columns.SHARPE_RATE: config.sharpe_rate,
         **{column: weights.get(name, 0.0) for name, column in columns.WEIGHTS.items()},

@@ -36,6 +36,8 @@ class ZeroDTEConfig:
         random_start: a session at random (training), or one after the other in their order (evaluation).
         actions: ``discrete``, or ``sized``: a second number chooses 25, 50, 75 or 100 % of the risk budget.
         initial_equity: USD at the opening of every session. risk: the budget of a purchase, as a share of the cash.
+        contracts: a fixed number of contracts that every purchase is for, in place of the budget; one that the cash
+            does not pay for is not legal. None: the budget decides.
         strike_offset: strikes out of the money from the one nearest to the last price; negative: in the money.
         iv: where the implied volatility comes from. ``vix``: the index's previous close x ``vix_ratio`` / 100 on the
             calendar clock, converted, constant through the day on the variance clock. ``grid``: the bars'
@@ -50,6 +52,8 @@ class ZeroDTEConfig:
             :class:`markets.option_contract.SameDayOption`.
         encoded: kind of encoder whose columns are appended; none without. encoder: folder of its weights, or the name
             of shipped ones. odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
+        hide: names of observation columns, with commas between them, that are served as a constant (0 where that is
+            within their bounds): see :mod:`envs.wrappers.hide`.
     """
 
     bars: str | Bars = DEFAULT_BARS
@@ -62,6 +66,7 @@ class ZeroDTEConfig:
     actions: str = "discrete"
     initial_equity: float = 100_000.0
     risk: float = 0.02
+    contracts: int | None = None
     strike_offset: int = 0
     iv: str = "vix"
     vix_ratio: float = 1.29
@@ -84,6 +89,7 @@ class ZeroDTEConfig:
     encoded: str = ""
     encoder: str | None = None
     odds: str = "belief"
+    hide: str = ""
 
     def __post_init__(self) -> None:
         for name, valid in (("split", SPLITS), ("actions", ACTIONS), ("iv", VOLATILITIES)):
@@ -94,11 +100,19 @@ class ZeroDTEConfig:
             ("sharpe_rate", 1e-9, 1.0), ("cost_scale", 0.0, 1e3),
         ):  # fmt: skip
             check_number(name, getattr(self, name), low, high)
+        if self.contracts is not None:
+            check_number("contracts", self.contracts, 1, 1e6, " or None for the budget's")
+            if self.contracts != int(self.contracts):
+                raise ConfigError(f"contracts={self.contracts!r} must be a whole number: {round(self.contracts)}")
+            if self.actions == "sized":
+                raise ConfigError(
+                    f"contracts={self.contracts!r} leaves no size to choose: pass actions='discrete' with it"
+                )
         if self.strike_offset != int(self.strike_offset):
             raise ConfigError(f"strike_offset={self.strike_offset!r} must be a whole number of strikes")
         for name, kinds in (
             ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("encoded", str), ("encoder", str),
-            ("odds", str), ("scaler", (str, SessionScaler)),
+            ("odds", str), ("hide", str), ("scaler", (str, SessionScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
                 hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""

@@ -47,7 +47,7 @@ from markets.option_fills import (
     take_quote,
     work_limit_order,
 )
-from markets.option_prices import CALL, PUT, greeks_by_deviation, log_ratio, observed_greeks_by_deviation
+from markets.option_prices import CALL, PUT, log_ratio, price_and_observed_greeks
 from markets.option_quotes import quotes_around, smile_deviation, smile_price, spread_in_ticks
 from markets.options import (
     ORDER_OK,
@@ -85,11 +85,17 @@ def contract_quote(
     contract: Floats,
 ) -> tuple[float, float, float]:
     """Model's mid, bid and ask per share of one contract."""
-    table = contract[c.SPREADS :].reshape((-1, 2))
     mid = smile_price(right, spot, strike, deviation, slope, curvature)
-    ticks = spread_in_ticks(mid, factor, 1.0, 1.0, table)  # the volatility of a session is the one at its opening
-    bid, ask = quotes_around(mid, ticks, contract[c.TICK])
+    bid, ask = _quote(mid, factor, contract)
     return mid, bid, ask
+
+
+@compiled
+def _quote(mid: float, factor: float, contract: Floats) -> tuple[float, float]:
+    """Bid and ask around the model's mid."""
+    table = contract[c.SPREADS :].reshape((-1, 2))
+    ticks = spread_in_ticks(mid, factor, 1.0, 1.0, table)  # the volatility of a session is the one at its opening
+    return quotes_around(mid, ticks, contract[c.TICK])
 
 
 @compiled
@@ -128,13 +134,19 @@ def _exit_minutes(a: Floats, contract: Floats) -> float:
 
 @compiled
 def purchase(a: Floats, market: Floats, contract: Floats, right: float, share: float) -> tuple[float, float, float]:
-    """Contracts that a share of the risk budget buys of the bar's own strike, its order price, and the strike."""
+    """Contracts of the bar's own strike that a share of the risk budget buys, its order price, and the strike.
+
+    A fixed number of contracts is bought whole or not at all.
+    """
     place = c.CALL_STRIKE if right > 0.0 else c.PUT_STRIKE
     row = int(a[ROW])
     strike, bid, ask = market[row, place], market[row, place + 1], market[row, place + 2]
-    quantity = whole_contracts(
-        a[c.CASH], contract[c.RISK] * share, ask, contract[c.MULTIPLIER], contract[c.CONTRACT_FEE] * a[COST_SCALE]
-    )
+    fixed, fee = contract[c.CONTRACTS], contract[c.CONTRACT_FEE] * a[COST_SCALE]
+    if fixed > 0.0:
+        payable = whole_contracts(a[c.CASH], 1.0, ask, contract[c.MULTIPLIER], fee)
+        quantity = fixed if fixed <= payable else 0.0
+    else:
+        quantity = whole_contracts(a[c.CASH], contract[c.RISK] * share, ask, contract[c.MULTIPLIER], fee)
     price = peg(1.0, bid, ask, contract[c.TICK]) if contract[c.FILL_MODE] == FILL_LIMIT else ask
     return quantity, price, strike
 
@@ -246,9 +258,9 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
     m = market[row]
     right, strike, side = a[c.RIGHT], a[c.STRIKE], a[c.SIDE]
     fee = contract[c.CONTRACT_FEE] * a[COST_SCALE]
-    mid, bid, ask = contract_quote(
-        right, strike, m[c.OPEN], m[c.OPEN_DEVIATION], m[c.OPEN_SLOPE], m[c.OPEN_CURVATURE], m[c.OPEN_FACTOR], contract
-    )
+    sd = smile_deviation(m[c.OPEN], strike, m[c.OPEN_DEVIATION], m[c.OPEN_SLOPE], m[c.OPEN_CURVATURE])
+    mid, delta, _, _ = price_and_observed_greeks(right, m[c.OPEN], strike, sd)
+    bid, ask = _quote(mid, m[c.OPEN_FACTOR], contract)
     wanted = a[c.WORKING_QUANTITY]
     filled, price, status = 0.0, 0.0, CANCELLED
     if a[c.FORCED] != 0.0 or contract[c.FILL_MODE] == FILL_MARKET:
@@ -256,11 +268,7 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
             wanted = min(wanted, whole_contracts(a[c.CASH], 1.0, ask, contract[c.MULTIPLIER], fee))
         filled, price = take_quote(side, wanted, bid, ask, contract[c.OFFERED])
     elif contract[c.FILL_MODE] == FILL_LIMIT:
-        close, close_bid, close_ask = contract_quote(
-            right, strike, m[c.CLOSE], m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE], m[c.FACTOR], contract
-        )
-        sd = smile_deviation(m[c.OPEN], strike, m[c.OPEN_DEVIATION], m[c.OPEN_SLOPE], m[c.OPEN_CURVATURE])
-        delta, _, _ = greeks_by_deviation(right, m[c.OPEN], strike, sd, 0.0, 0.0)
+        close = smile_price(right, m[c.CLOSE], strike, m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE])
         move = (close - mid) / max(abs(delta) * m[c.OPEN] * m[c.MINUTE_DEVIATION], 0.5 * contract[c.TICK])
         rested = a[c.AGE] > 0.0
         limit = a[c.LIMIT]
@@ -274,6 +282,7 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
         if filled > 0.0 and rested:
             price = limit  # who came through it took what rested at its own price, never at a better one
         if status == REPEGGED:
+            close_bid, close_ask = _quote(close, m[c.FACTOR], contract)
             after = peg(side, close_bid, close_ask, contract[c.TICK])  # to what is known when it is sent
         a[c.WORKING_QUANTITY], a[c.LIMIT] = rest, after
     else:
@@ -348,11 +357,11 @@ def _look(a: Floats, market: Floats, contract: Floats) -> None:
     if a[c.RIGHT] == 0.0:
         a[c.PREMIUM] = a[c.BID] = a[c.ASK] = a[c.DELTA] = a[c.GAMMA] = a[c.THETA] = a[c.THETA_MINUTE] = 0.0
         return
-    a[c.PREMIUM], a[c.BID], a[c.ASK] = contract_quote(
-        a[c.RIGHT], a[c.STRIKE], m[c.CLOSE], m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE], m[c.FACTOR], contract
-    )
     sd = smile_deviation(m[c.CLOSE], a[c.STRIKE], m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE])
-    _, a[c.DELTA], a[c.GAMMA], a[c.THETA] = observed_greeks_by_deviation(a[c.RIGHT], m[c.CLOSE], a[c.STRIKE], sd)
+    a[c.PREMIUM], a[c.DELTA], a[c.GAMMA], a[c.THETA] = price_and_observed_greeks(
+        a[c.RIGHT], m[c.CLOSE], a[c.STRIKE], sd
+    )
+    a[c.BID], a[c.ASK] = _quote(a[c.PREMIUM], m[c.FACTOR], contract)
     a[c.THETA_MINUTE] = a[c.THETA] * a[c.PREMIUM] / left if left > 0.0 else 0.0
 
 
@@ -375,12 +384,6 @@ def advance(a: Floats, market: Floats, contract: Floats) -> None:
         mid = _fill(a, market, row, contract)
     a[ROW] = row
     closing = market[row]
-    worth = 0.0  # of the contract traded or held, at the close
-    if right != 0.0 and (carried != 0.0 or a[c.FILL_QUANTITY] != 0.0):
-        worth = smile_price(
-            right, closing[c.CLOSE], strike, closing[c.DEVIATION], closing[c.SLOPE], closing[c.CURVATURE]
-        )
-        a[c.MARKET_PNL] = size * (carried * (worth - premium) + a[c.FILL_QUANTITY] * (worth - mid))
     if closing[c.LEFT] == 0.0:
         if a[c.POSITION] > 0.0:
             _settle(a, closing[c.CLOSE], contract)
@@ -388,6 +391,15 @@ def advance(a: Floats, market: Floats, contract: Floats) -> None:
     if a[c.POSITION] > 0.0:
         a[c.HELD] += 1.0
     _look(a, market, contract)
+    worth = 0.0  # of the contract traded or held, at the close
+    if right != 0.0 and (carried != 0.0 or a[c.FILL_QUANTITY] != 0.0):
+        if a[c.RIGHT] != 0.0:
+            worth = a[c.PREMIUM]  # it is still held, or ordered
+        else:
+            worth = smile_price(
+                right, closing[c.CLOSE], strike, closing[c.DEVIATION], closing[c.SLOPE], closing[c.CURVATURE]
+            )
+        a[c.MARKET_PNL] = size * (carried * (worth - premium) + a[c.FILL_QUANTITY] * (worth - mid))
     a[EQUITY] = a[c.CASH] + a[c.POSITION] * size * worth + a[c.SHARES] * closing[c.CLOSE]
     a[c.PEAK] = max(peak, a[EQUITY])
     _reward(a, equity, peak, contract)

@@ -188,6 +188,30 @@ def observed_greeks_by_deviation(
     return min(premium / spot, 1.0), delta, slope / spot, share
 
 
+@compiled
+def price_and_observed_greeks(
+    right: float, spot: float, strike: float, deviation: float
+) -> tuple[float, float, float, float]:
+    """Price per share, and delta, gamma and theta of :func:`observed_greeks_by_deviation`: its numbers, in one go.
+
+    What both need is computed once: a logarithm, and two or three values of the distribution function.
+    """
+    if not deviation > 0.0:
+        _, delta, gamma, theta = observed_greeks_by_deviation(right, spot, strike, deviation)
+        return intrinsic(right, spot, strike), delta, gamma, theta
+    sd = max(deviation, SMALLEST_DEVIATION)
+    d1 = log_ratio(spot, strike) / sd + 0.5 * sd
+    side = 1.0 if spot < strike else -1.0
+    first = normal_distribution(side * d1)
+    outer = side * (spot * first - strike * normal_distribution(side * (d1 - sd)))
+    price = min(intrinsic(right, spot, strike) + max(outer, 0.0), spot if right > 0.0 else strike)
+    slope = spot * normal_density(d1)
+    delta = right * (first if side == right else normal_distribution(right * d1))
+    decay = -0.5 * slope * deviation
+    share = max(decay / price, LOWEST_THETA_SHARE) if price > TINY else LOWEST_THETA_SHARE
+    return price, delta, slope / spot, share
+
+
 # --- implied volatility -----------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,8 @@
 """Show that an environment can be learned when the answer is revealed, and not otherwise.
 
 (a) With the return of the next bar as an extra column, PPO must reach 80 % of the log growth of the exact oracle on
-bars it was not trained on. (b) Without it, on markets without drift and funding, it must not be above idle by more than
-two standard errors. Exit status 0 if both hold, 1 otherwise.
+bars it was not trained on. (b) Without it, on markets in which nobody can expect to gain, it must not be above idle
+by more than two standard errors. Exit status 0 if both hold, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from scripts.arguments import whole
 
 _log = logging.getLogger(__name__)
 
-QUICK = {"steps": 200_000, "seeds": 2, "bars": 12_000}  # the thresholds stay: 90 % is usual after 100,000 steps
+# The thresholds stay: 90 % (of options 83 %) is usual after 100,000 steps.
+QUICK = {"steps": 200_000, "seeds": 2, "bars": 12_000, "sessions": 60}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", default="PerpFutures-v0", metavar="ID")
     parser.add_argument("--steps", type=whole, help="environment steps of each training (default 3,000,000)")
     parser.add_argument("--seeds", type=int, help="trainings of (a) and of (b), a market each (default 5)")
-    parser.add_argument("--quick", action="store_true", help="200,000 steps, 2 seeds, 12,000 bars; same thresholds")
+    parser.add_argument(
+        "--quick", action="store_true", help="200,000 steps, 2 seeds, 12,000 bars or 60 sessions; same thresholds"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write learnability.json there")
 
@@ -79,7 +82,9 @@ def show(result: dict[str, Any]) -> None:
         f"(b) nothing to learn: mean log growth {hidden['mean']:.3f}, of which costs {-hidden['costs']:.3f}, with "
         f"standard error {hidden['standard_error']:.3f}; at most two of them above idle (0): {_word(hidden)}"
     )
-    for part in ("settings", "arguments"):
+    for part in ("settings", "arguments", "arguments where nothing is to be learned"):
+        if not result[part]:
+            continue
         console.print(f"{part}: " + ", ".join(f"{name}={value}" for name, value in result[part].items()), style="dim")
 
 

@@ -62,6 +62,43 @@ def test_the_benchmark_prints_every_row_and_fact_with_its_bound(
     assert result["no_row_for"] == {"nobody": "not installed"}
 
 
+@pytest.mark.usefixtures("small")
+def test_a_family_of_sessions_and_choices_has_rows_and_facts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "construction", lambda env_id: construction(env_id, 3_000))
+    result = benchmark.run("ZeroDTE-v0", 1, training=False)
+    assert [row["bound"] for row in result["rows"]] == [0.10, None, None, 0.03] + [None] * 4
+    assert set(result["no_row_for"].values()) == {"another game"}
+    facts = {fact["name"] for fact in result["facts"]}
+    assert any("lanes side by side" in name for name in facts)
+    assert not any("into an episode" in name for name in facts)  # none is longer than a session
+    assert "CPU seconds to build over 3,000 loaded bars" in facts
+
+
+def test_a_held_choice_is_sent_once_an_episode_and_a_random_one_every_bar() -> None:
+    bars = "synthetic:spy?seed=1&sessions=7"
+    for actions in ("discrete", "sized"):
+        env = gym.make("ZeroDTE-v0", bars=bars, actions=actions)
+        made = np.asarray(benchmark._actions(env, "constant", 800)).reshape(800, -1)
+        assert np.flatnonzero(made[:, 0]).tolist() == [0, 389, 778]
+        drawn = benchmark._actions(env, "random", 800)
+        assert all(env.action_space.contains(action) for action in drawn)
+        assert len(np.unique(drawn, axis=0)) == (4 if actions == "discrete" else 16)
+    lanes = gym.make_vec("ZeroDTE-v0", num_envs=3, vectorization_mode="vector_entry_point", bars=bars)
+    held = benchmark._actions(lanes, "constant", 800, (3,))
+    assert np.flatnonzero(held[:, 1]).tolist() == [0, 390, 780]
+    go = benchmark._steps(lanes, held[:300])
+    go()
+    simulation = lanes.unwrapped.simulation  # type: ignore[attr-defined]
+    assert (simulation.accounts[0, :, simulation.game.ledger.position] > 0.0).any()
+
+
+def test_longer_bars_of_sessions_are_more_sessions() -> None:
+    bars = sources.load("synthetic:spy?seed=3&sessions=3")
+    made = tiled(bars, 1_000)
+    assert len(made) == 3 * 390
+    assert made.market == "spy"
+
+
 def test_the_cost_of_an_encoder_is_taken_a_bar_at_a_time_and_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_speed, "BARS", 6_000)
     monkeypatch.setattr(encoder_speed, "STREAMED", 20)
@@ -151,7 +188,7 @@ def test_a_median_leaves_the_first_round_and_all_preparation_out(monkeypatch: py
 
 def test_the_reference_takes_the_very_rows_that_the_lanes_stood_on() -> None:
     env = benchmark._lanes(ENV, 3)
-    actions = benchmark._actions(env.single_action_space, "random", 700, (3,))
+    actions = benchmark._actions(env, "random", 700, (3,))
     rows = benchmark._rows(ENV, 3, actions, 2)
     go = benchmark._steps(env, actions)
     for line in rows:

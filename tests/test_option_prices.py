@@ -41,6 +41,7 @@ from markets.option_prices import (
     implied_volatility_on_variance_clock,
     intrinsic,
     observed_greeks_by_deviation,
+    price_and_observed_greeks,
     price_by_deviation,
     price_on_trading_clock,
     price_on_variance_clock,
@@ -307,6 +308,18 @@ def test_no_price_is_a_nan_and_no_observation_leaves_its_bounds() -> None:
                     assert 0.0 <= right * delta <= 1.0
                     assert 0.0 <= gamma <= 0.4
                     assert -20.0 <= theta <= 0.0
+                    assert price_and_observed_greeks(right, spot, strike, sd) == (price, delta, gamma, theta)
+
+
+def test_price_and_sensitivities_in_one_go_are_those_of_two_to_the_last_bit() -> None:
+    rng = np.random.default_rng(SEED)
+    for _ in range(2_000):
+        right, spot = float(rng.choice([CALL, PUT])), float(rng.uniform(100.0, 700.0))
+        sd = float(np.exp(rng.uniform(-9.0, 0.0)))
+        strike = spot * math.exp(sd * rng.normal())
+        wanted = observed_greeks_by_deviation(right, spot, strike, sd)
+        found = price_and_observed_greeks(right, spot, strike, sd)
+        assert found == (price_by_deviation(right, spot, strike, sd), *wanted[1:])
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0])
