@@ -88,8 +88,7 @@ def run(config: AblationConfig, progress: Callable[[str], None] = lambda text: N
         ConfigError: the folder holds a run of another ablation.
     """
     torch.set_num_threads(1)
-    family, probe = resolve(config.env, _arguments(config, 0, "hidden"))
-    game_of(family, probe)  # what is wrong with names and bars comes before the first training
+    family, probe = check(config)
     runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for seed in range(config.seeds):
         for arm in ARMS:
@@ -107,6 +106,13 @@ def run(config: AblationConfig, progress: Callable[[str], None] = lambda text: N
     }  # fmt: skip
     replace_file(config.out / "ablation.json", (json.dumps(result, indent=1) + "\n").encode())
     return result
+
+
+def check(config: AblationConfig) -> tuple[str, Any]:
+    """Return family and configuration of the hidden arm: what is wrong with names and bars is raised here."""
+    family, probe = resolve(config.env, _arguments(config, 0, "hidden"))
+    game_of(family, probe)
+    return str(family), probe
 
 
 def train(config: AblationConfig, seed: int, arm: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from typing import Any
 from scripts import folders
 from scripts.arguments import add_env_arguments, pairs, run_log, terminable, whole
 
+LISTED = 12  # columns that go along with a hidden one; all of them are in ablation.json
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train what is missing, write and print."""
-    from agents.ablation import AblationConfig
+    from agents.ablation import AblationConfig, check
     from agents.ablation import run as measure
 
     arguments = pairs(options.env_arg, "--env-arg")
@@ -49,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
         env=options.env, hide=options.hide, out=options.out, seeds=options.seeds, steps=options.steps,
         algo=options.algo, arguments=arguments, settings=pairs(options.set, "--set"), revealed=options.revealed,
     )  # fmt: skip
+    check(config)  # before a folder is made
     folders.make(options.out)
     with run_log(options.out, "ablation"), terminable():
         result = measure(config, _log.info)
@@ -77,5 +80,6 @@ def show(result: dict[str, Any]) -> None:
     for name, part in (*result["means"].items(), ("shown - hidden", result["difference"])):
         low, high = part["interval"]
         console.print(f"{name}: {part['mean']:+.3e}, {part['level']:.0%} t-interval {low:+.3e} .. {high:+.3e}")
-    left = ", ".join(f"{name} ({column} {rank:+.2f})" for name, (column, rank) in result["remains"].items())
+    lines = [f"{name} ({column} {rank:+.2f})" for name, (column, rank) in result["remains"].items()]
+    left = ", ".join(lines[:LISTED]) + (f" and {len(lines) - LISTED} more" if len(lines) > LISTED else "")
     console.print(f"shown columns that go along with a hidden one (rank correlation): {left or 'none'}", style="dim")

@@ -113,3 +113,10 @@ def test_the_verb_prints_both_arms_and_the_difference(tmp_path: Path, capsys: py
     assert np.isfinite(result["difference"]["interval"]).all()
     assert result["runs"]["shown"][0]["identity"]["revealed"] is True
     assert result["runs"]["shown"][0]["identity"]["arguments"]["contracts"] == 1
+
+
+def test_bad_names_are_refused_before_a_folder_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "runs"
+    assert regimegym.main(["ablate", "--env", "ZeroDTE-v0", "--hide", "hours", "--bars", BARS, "--out", str(out)]) == 2
+    assert "unknown observation column to hide 'hours'" in capsys.readouterr().err
+    assert not out.exists()
