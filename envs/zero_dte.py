@@ -49,7 +49,8 @@ class ZeroDTEEnv(TradingEnv):
 
     ``action_masks()`` says which actions are legal; sb3-contrib's MaskablePPO finds it through ``gym.make``,
     ``Monitor`` and ``DummyVecEnv``, and agents take the masks as ``predict(..., action_masks=...)``. One that is not
-    legal is held, counted in ``info["illegal_actions"]``, and ``info["order_code"]`` says why (:data:`markets.options.ORDER_STATUS`).
+    legal is held, counted in ``info["illegal_actions"]``, and ``info["order_code"]`` says why
+    (:data:`markets.options.ORDER_STATUS`).
 
     ## Observation space
     Flat float32 ``Box`` with finite bounds: the 11 features of a session's minute (:mod:`markets.session_features`,
