@@ -46,9 +46,10 @@ class ZeroDTEEnv(TradingEnv):
     ``order_repegs`` times. One contract, one order at a time: HOLD lets it work, CLOSE_POSITION withdraws a purchase
     and sells what of it has been filled.
 
-    ``action_masks()`` says which actions are legal; sb3-contrib's MaskablePPO finds it through ``gym.make``, ``Monitor``
-    and ``DummyVecEnv``, and agents take the masks as ``predict(..., action_masks=...)``. One that is not legal is held, counted in
-    ``info["illegal_actions"]``, and ``info["order_code"]`` says why (:data:`markets.options.ORDER_STATUS`).
+    ``action_masks()`` says which actions are legal. sb3-contrib's MaskablePPO finds it through ``gym.make``, ``Monitor``
+    and ``DummyVecEnv``; agents take the masks as ``predict(..., action_masks=...)``. An action that is not legal is
+    held and counted in ``info["illegal_actions"]``; ``info["order_code"]`` says why
+    (:data:`markets.options.ORDER_STATUS`).
 
     ## Observation space
     Flat float32 ``Box`` with finite bounds: the 11 features of a session's minute (:mod:`markets.session_features`,
