@@ -46,8 +46,8 @@ class ZeroDTEEnv(TradingEnv):
     ``order_repegs`` times. One contract, one order at a time: HOLD lets it work, CLOSE_POSITION withdraws a purchase
     and sells what of it has been filled.
 
-    ``action_masks()`` says which actions are legal. sb3-contrib's MaskablePPO finds it through ``gym.make``, ``Monitor``
-    and ``DummyVecEnv``; agents take the masks as ``predict(..., action_masks=...)``. An action that is not legal is
+    ``action_masks()`` says which actions are legal; sb3-contrib finds it through ``gym.make``, ``Monitor`` and
+    ``DummyVecEnv``, and agents take the masks as ``predict(..., action_masks=...)``. An action that is not legal is
     held and counted in ``info["illegal_actions"]``; ``info["order_code"]`` says why
     (:data:`markets.options.ORDER_STATUS`).
 
