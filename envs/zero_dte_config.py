@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from envs.rewards import parse_reward
 from envs.splits import SPLITS
@@ -44,6 +45,9 @@ class ZeroDTEConfig:
             ``atm_volatility`` (a source's ``grid=FILE``) from the bar on at whose close it is known, and ``vix`` before
             it and in sessions without one.
         vix_ratio: same-day over 30-day implied volatility.
+        smile: slope at 10:00 and at 14:00, curvature at 10:00 and at 14:00, as four numbers with commas between them;
+            None: those of :class:`markets.option_contract.SameDayOption`, which were fitted on 2023-11 to 2025-06. Of
+            what lies before 2024-09 it is ``-0.0461,-0.0404,0.0317,0.0496``.
         reward: terms with weights, see :mod:`envs.rewards`; there is no funding here.
         sharpe_rate: eta of the differential Sharpe ratio.
         cost_scale: multiplies fee and spread; a spread is never less than one tick.
@@ -70,6 +74,7 @@ class ZeroDTEConfig:
     strike_offset: int = 0
     iv: str = "vix"
     vix_ratio: float = 1.29
+    smile: str | None = None
     reward: str = "log_return"
     sharpe_rate: float = 0.01
     cost_scale: float = 1.0
@@ -112,7 +117,7 @@ class ZeroDTEConfig:
             raise ConfigError(f"strike_offset={self.strike_offset!r} must be a whole number of strikes")
         for name, kinds in (
             ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("encoded", str), ("encoder", str),
-            ("odds", str), ("hide", str), ("scaler", (str, SessionScaler)),
+            ("odds", str), ("hide", str), ("smile", str), ("scaler", (str, SessionScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
                 hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""
@@ -132,4 +137,20 @@ class ZeroDTEConfig:
     @cached_property
     def contract(self) -> SameDayOption:
         """The option contract that these arguments describe."""
-        return SameDayOption(**{name: getattr(self, name) for name in _CONTRACT})
+        return SameDayOption(**{name: getattr(self, name) for name in _CONTRACT}, **_smile(self.smile))
+
+
+def _smile(text: str | None) -> dict[str, Any]:
+    """Read the four numbers of a smile."""
+    if text is None:
+        return {}
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4:
+        raise ConfigError(
+            f"smile={text!r} must be four numbers with commas between them: slope at 10:00 and at 14:00, curvature at "
+            "10:00 and at 14:00, such as '-0.0461,-0.0404,0.0317,0.0496'"
+        )
+    return {"smile_slope": (numbers[0], numbers[1]), "smile_curvature": (numbers[2], numbers[3])}

@@ -145,6 +145,7 @@ OF_FAMILY: dict[str, dict[str, Draw]] = {  # fields that mean something else in 
         "bars": lambda random: str(random.choice(session_market_names())),
         "reward": reward_text(zero_dte_columns.TERM_COLUMNS),
         "iv": lambda random: "vix",  # a grid needs its column: test_zero_dte
+        "smile": lambda random: random.choice([None, "0,0,0,0", "-0.0461,-0.0404,0.0317,0.0496"]),
         "strike_offset": lambda random: int(random.integers(-5, 6)),
         "forced_exit": lambda random: random.choice([None, 0.0, 1.0, 15.0, 30.0]),
     },

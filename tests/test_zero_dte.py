@@ -697,6 +697,23 @@ def test_wrong_arguments_name_themselves(arguments: dict[str, Any], error: type[
         env_on(**arguments)
 
 
+def test_a_smile_of_ones_own_moves_what_is_out_of_the_money() -> None:
+    flat, steep = (
+        env_on(smile=smile, strike_offset=3, contracts=1, fill="market") for smile in ("0,0,0,0", "-0.1,-0.1,0,0")
+    )
+    prices = []
+    for env in (flat, steep):
+        env.reset(seed=SEED)
+        prices.append(
+            [env.simulation.game.market[env.simulation.rows[0], column] for column in (c.CALL_ASK, c.PUT_ASK)]
+        )
+    assert prices[1][0] < prices[0][0]
+    assert prices[1][1] > prices[0][1]
+    for wrong in ("0,0,0", "a,b,c,d", "0,0,0,9"):
+        with pytest.raises(ConfigError, match="smile"):
+            env_on(smile=wrong)
+
+
 def test_bars_without_an_index_say_so() -> None:
     with pytest.raises(DataError, match="previous_vix"):
         env_on(bars=replace(sources.load(SMALL), previous_vix=None))
