@@ -6,24 +6,18 @@ import gymnasium as gym
 
 from envs.make import FAMILIES
 
-UNENCODED = frozenset({"ZeroDTE"})  # families without weights of any encoder yet
 ENCODERS = {"": "", "-JEPA": "jepa"}  # the encoder part of an id -> kind of encoder; "" is the plain environment
 
 
 def ids() -> tuple[str, ...]:
     """Return every registered id."""
-    return tuple(f"{family}{encoder}-v0" for family in FAMILIES for encoder in encoders_of(family))
-
-
-def encoders_of(family: str) -> dict[str, str]:
-    """Return the encoder parts of a family's ids, with their kinds."""
-    return {part: kind for part, kind in ENCODERS.items() if not kind or family not in UNENCODED}
+    return tuple(f"{family}{encoder}-v0" for family in FAMILIES for encoder in ENCODERS)
 
 
 def register() -> None:
     """Register every id once; a second call changes nothing."""
     for family in FAMILIES:
-        for encoder, kind in encoders_of(family).items():
+        for encoder, kind in ENCODERS.items():
             name = f"{family}{encoder}-v0"
             if name not in gym.registry:
                 gym.register(
