@@ -104,6 +104,8 @@ OWN: dict[str, Draw] = {  # fields whose values the schema cannot tell
     "odds": lambda random: "belief",  # another one needs an encoder: test_jepa
     "train_end": lambda random: None,
     "validation_end": lambda random: None,
+    "hide": lambda random: str(random.choice(["", "log_equity", "holding_time,exposure"])),
+    "contracts": lambda random: random.choice([None, 1, 5, 1000]),
 }
 
 
