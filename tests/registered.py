@@ -49,7 +49,7 @@ def session_market() -> Bars:
     return replace(bars, open=opened, high=np.maximum(bars.high, opened), low=np.minimum(bars.low, opened))
 
 
-def session_times(rows: int, start: str = "2024-01-02") -> np.ndarray[Any, Any]:
+def session_times(rows: int, start: str = "2025-01-02") -> np.ndarray[Any, Any]:
     """Openings of the first ``rows`` minutes of full sessions."""
     opens = sessions_from(start, rows // 390 + 1, "skip").open
     return (opens[:, None] + np.arange(390) * MINUTE).ravel()[:rows]
