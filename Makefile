@@ -21,7 +21,7 @@ demo: $(VENV)/.installed-demo
 	$(VENV)/bin/regimegym demo
 
 test: $(VENV)/.installed-dev
-	$(PY) -m pytest $(PYTEST_FLAGS)
+	$(PY) -m pytest -n auto --dist loadfile $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check .

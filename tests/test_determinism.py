@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from registered import SESSIONS
 
 import envs
 from envs.simulation import EQUITY
@@ -13,6 +14,7 @@ FAULT = f"env.unwrapped.simulation.accounts[0, 0, {EQUITY}] *= "
 
 STEPS = 1_000
 SMALL = "synthetic:crypto?seed=1&interval=1h&bars=4000"
+OPTIONS = {"reward": "log_return=1,differential_sharpe=0.1,drawdown=1,costs=1"}
 
 # Prints a hash of every observation, reward, flag and info, to the last bit.
 TRAJECTORY = """
@@ -23,15 +25,19 @@ import envs
 def trajectory(name, seed):
     reward = "log_return=1,differential_sharpe=0.1,drawdown=1,costs=1,funding=1"
     settings = {{"bars": {small!r}, "leverage": 20.0, "reward": reward}}
-    env = gym.make(name, **(settings if name.startswith("PerpFutures") else {{}}))
+    env = gym.make(name, **(settings if name.startswith("PerpFutures") else {{"bars": {sessions!r}, **{options!r}}}))
     random = np.random.default_rng(seed)
-    low, high = env.action_space.low, env.action_space.high
+    box = isinstance(env.action_space, gym.spaces.Box)
+    def action():
+        if box:
+            return random.uniform(env.action_space.low, env.action_space.high)
+        return int(random.choice([0, 0, 0, 1, 2, 3]))
     digest, steps, resets = hashlib.sha256(), {steps}, 0
     obs, info = env.reset(seed=seed)
     digest.update(obs.tobytes() + repr(sorted(info.items(), key=str)).encode())
     while steps:
         {inside}
-        obs, reward, terminated, truncated, info = env.step(random.uniform(low, high))
+        obs, reward, terminated, truncated, info = env.step(action())
         digest.update(obs.tobytes() + np.float64(reward).tobytes() + bytes([terminated, truncated]))
         digest.update(repr(info).encode())
         steps -= 1
@@ -49,7 +55,10 @@ for name in envs.ids():
 def trajectories(run_python: Callable[..., str], seed: int = 3, inside: str = "pass", **environment: str) -> str:
     """Hashes of 1,000 steps of every id, from a process of its own."""
     environment = {"NUMBA_DISABLE_JIT": "0", **environment}
-    return run_python(TRAJECTORY.format(small=SMALL, steps=STEPS, seed=seed, inside=inside), **environment)
+    return run_python(
+        TRAJECTORY.format(small=SMALL, sessions=SESSIONS, options=OPTIONS, steps=STEPS, seed=seed, inside=inside),
+        **environment,
+    )
 
 
 @pytest.fixture(scope="module")
