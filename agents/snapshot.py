@@ -102,7 +102,7 @@ def restore(model: Any, env: NativeVecEnv, snapshot: Snapshot) -> None:
         for name, value in as_tensors(group, _under(arrays, group), present).items():
             present[name].data.copy_(value)
     env.restore(_under(arrays, "lanes"), plain["generators"])
-    last = {"obs": env.simulation.obs[0], "episode_starts": np.zeros(env.num_envs, bool)}
+    last = {"obs": env.simulation.seen(), "episode_starts": np.zeros(env.num_envs, bool)}
     check_arrays("last", _under(arrays, "last"), last)
     model._last_obs, model._last_episode_starts = arrays["last/obs"].copy(), arrays["last/episode_starts"].copy()
     for name in COUNTERS:

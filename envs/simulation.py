@@ -161,7 +161,7 @@ class Game:
             UnknownNameError: a name that no column has, with the nearest one.
             ConfigError: no name between commas, or one given twice.
         """
-        given = str(getattr(self.recipe[1], "hide", ""))
+        given = str(getattr(self.recipe[1], "hide", None) or "")
         if not given:
             return None
         names = [name.strip() for name in given.split(",")]

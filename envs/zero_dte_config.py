@@ -122,6 +122,8 @@ class ZeroDTEConfig:
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
                 hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""
                 raise ConfigError(f"{name} must be text, not {type(getattr(self, name)).__name__}{hint}")
+        if self.random_start not in (None, True, False):
+            raise ConfigError(f"random_start={self.random_start!r} must be True, False or None")
         if not isinstance(self.allow_in_sample, bool):
             raise ConfigError(f"allow_in_sample={self.allow_in_sample!r} must be True or False")
         if not isinstance(self.reward, str):

@@ -136,7 +136,7 @@ def _exit_minutes(a: Floats, contract: Floats) -> float:
 def purchase(a: Floats, market: Floats, contract: Floats, right: float, share: float) -> tuple[float, float, float]:
     """Contracts of the bar's own strike that a share of the risk budget buys, its order price, and the strike.
 
-    A fixed number of contracts is bought whole or not at all.
+    A fixed number of contracts is ordered whole or not at all; what a minute offers may fill it in parts.
     """
     place = c.CALL_STRIKE if right > 0.0 else c.PUT_STRIKE
     row = int(a[ROW])
@@ -253,6 +253,15 @@ def _force_out(a: Floats, market: Floats, contract: Floats) -> None:
 
 
 @compiled
+def _payable(a: Floats, wanted: float, price: float, fee: float, contract: Floats) -> float:
+    """Contracts of an order that the cash pays for; of a fixed number all or none."""
+    most = whole_contracts(a[c.CASH], 1.0, price, contract[c.MULTIPLIER], fee)
+    if contract[c.CONTRACTS] > 0.0 and most < wanted:
+        return 0.0
+    return min(wanted, most)
+
+
+@compiled
 def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
     """Let the working order meet bar ``row`` and book what is filled; returns the model's mid at the opening."""
     m = market[row]
@@ -265,7 +274,7 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
     filled, price, status = 0.0, 0.0, CANCELLED
     if a[c.FORCED] != 0.0 or contract[c.FILL_MODE] == FILL_MARKET:
         if side > 0.0:
-            wanted = min(wanted, whole_contracts(a[c.CASH], 1.0, ask, contract[c.MULTIPLIER], fee))
+            wanted = _payable(a, wanted, ask, fee, contract)
         filled, price = take_quote(side, wanted, bid, ask, contract[c.OFFERED])
     elif contract[c.FILL_MODE] == FILL_LIMIT:
         close = smile_price(right, m[c.CLOSE], strike, m[c.DEVIATION], m[c.SLOPE], m[c.CURVATURE])
@@ -296,8 +305,7 @@ def _fill(a: Floats, market: Floats, row: int, contract: Floats) -> float:
     if a[c.FILL_CODE] == FILLED or a[c.FILL_CODE] == CANCELLED or status == CANCELLED:
         _drop_order(a)
     elif side > 0.0 and status == REPEGGED:  # a dearer price, and the same cash
-        payable = whole_contracts(a[c.CASH], 1.0, a[c.LIMIT], contract[c.MULTIPLIER], fee)
-        a[c.WORKING_QUANTITY] = min(a[c.WORKING_QUANTITY], payable)
+        a[c.WORKING_QUANTITY] = _payable(a, a[c.WORKING_QUANTITY], a[c.LIMIT], fee, contract)
         if a[c.WORKING_QUANTITY] == 0.0:
             _drop_order(a)
     return mid

@@ -134,12 +134,35 @@ def _previous_vix(table: pd.DataFrame, times: Times) -> Floats:
     names = column_names(table)
     if "close" not in names:
         raise DataError(f"vix: column 'close' is missing; the columns are {', '.join(map(str, table.columns))}")
-    days = _times(table, names, TIME_NAMES).astype("datetime64[D]")
+    if not len(table):
+        raise DataError("vix: the table is empty")
+    days = _days(table, names)
     wrong = np.diff(days) <= np.timedelta64(0)
     if wrong.any():
         row = int(wrong.argmax()) + 1
         raise DataError(f"vix: column 'time', row {row} ({days[row]}): not later than the row before")
     return previous_closes(times, days, numbers(table[names["close"]], "close"))[:, None]
+
+
+def _days(table: pd.DataFrame, names: dict[str, Any]) -> NDArray[np.datetime64]:
+    """Read the day in New York that each row of a daily table is about.
+
+    A midnight is the beginning of that day in its own zone, whichever it is; any other time of day is an instant. To
+    take midnight in Berlin for an instant would make it the day before, and show a session its own close.
+    """
+    times = _times(table, names, TIME_NAMES)
+    found = next((name for name in TIME_NAMES if name in names), None)
+    column = table.index.to_series() if found is None else table[names[found]]
+    wall = times
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        wall = column.dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
+    elif not pd.api.types.is_numeric_dtype(column) and not _is_time(column):
+        bare = column.astype(str).str.replace(r"\s*(Z|[+-]\d\d:?\d\d)$", "", regex=True)
+        has_time = column.astype(str).str.contains(":")  # of a bare date the day is no offset
+        wall = read_times(bare.where(has_time, column.astype(str)), "time")
+    instants = pd.DatetimeIndex(times, tz="UTC").tz_convert("America/New_York").tz_localize(None)
+    midnight = wall == wall.astype("datetime64[D]")
+    return np.where(midnight, wall.astype("datetime64[D]"), instants.to_numpy().astype("datetime64[D]"))
 
 
 def _atm_volatility(table: pd.DataFrame, times: Times, length: np.timedelta64, what: str) -> Floats:

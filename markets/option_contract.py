@@ -178,7 +178,7 @@ _RANGES = {  # field: lowest and highest value
     "order_repegs": (0.0, 390.0),
     "offered": (1.0, 1e9),
 }
-_WHOLE = ("order_life", "order_repegs", "entry_cut_off")
+_WHOLE = ("order_life", "order_repegs", "entry_cut_off", "offered")
 
 
 def check_number(name: str, value: object, low: float, high: float, otherwise: str = "") -> None:
@@ -186,6 +186,8 @@ def check_number(name: str, value: object, low: float, high: float, otherwise: s
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if is_number and low <= value <= high:  # type: ignore[operator]
         return
+    if isinstance(value, np.generic):
+        otherwise += f" as a plain one, not a {type(value).__module__}.{type(value).__name__}"
     nearest = f"; the nearest is {low if value < low else high:g}" if is_number else ""  # type: ignore[operator]
     raise ConfigError(f"{name}={value!r} must be a number from {low:g} to {high:g}{otherwise}{nearest}")
 

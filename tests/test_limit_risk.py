@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 import envs
@@ -417,3 +418,8 @@ def test_money_is_what_the_same_actions_make_of_it_without_limits() -> None:
             if perp:
                 value = live[:, pc.WALLET] + live[:, pc.POSITION] * (live[:, pc.MARK] - live[:, pc.ENTRY])
                 np.testing.assert_allclose(value, live[:, EQUITY], rtol=1e-9)
+
+
+def test_masks_before_the_first_episode_say_what_is_missing() -> None:
+    with pytest.raises(ResetNeeded, match="reset"):
+        LimitRisk(build("ZeroDTE", bars=DAYS), RiskLimits(daily_loss=0.01)).action_masks()

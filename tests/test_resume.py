@@ -117,6 +117,8 @@ SESSIONS: dict[str, Any] = {
 }
 RUNS: dict[str, dict[str, Any]] = {
     "ppo": {},
+    "ppo with an encoder": {"env": "PerpFutures-JEPA-v0"},
+    "ppo with hidden columns": {"arguments": {**ARGUMENTS, "hide": "hour_sin,hour_cos"}},
     "ppo without validation": {"evaluations": 0},
     "ppo with state-dependent noise": {"more": {"use_sde": True}},
     "a2c": {},
@@ -124,6 +126,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "recurrent_ppo": {},
     "maskable_ppo": SESSIONS,
     "maskable_ppo with sizes": {**SESSIONS, "arguments": {**SESSIONS["arguments"], "actions": "sized"}},
+    "maskable_ppo with an encoder": {
+        "env": "ZeroDTE-JEPA-v0",
+        "arguments": {"bars": "synthetic:spy?seed=1&sessions=27&early_close=only"},
+    },
     "tqc": {},
     "tqc with state-dependent noise": {"more": {"use_sde": True}},
 }

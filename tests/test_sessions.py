@@ -399,3 +399,32 @@ def test_recorded_spy_minutes_are_255_whole_sessions_and_one_that_is_dropped() -
     assert len(found.absent) == 0
     raw = pd.read_parquet(Path(DATA) / "spy_1m.parquet")
     assert {finding.kind for finding in diagnose(raw, market="spy")} == {"unfinished_session"}
+
+
+@pytest.mark.parametrize(
+    "stamps",
+    [
+        lambda days: days,
+        lambda days: days.tz_localize("America/New_York"),
+        lambda days: days.tz_localize("America/Chicago"),
+        lambda days: days.tz_localize("Europe/Berlin"),
+        lambda days: days.tz_localize("Asia/Tokyo"),
+        lambda days: [stamp.isoformat() for stamp in days.tz_localize("Europe/Berlin")],
+        lambda days: [str(stamp.date()) for stamp in days],
+        lambda days: (days + pd.Timedelta("20:15:00")).tz_localize("America/New_York"),
+        lambda days: (days + pd.Timedelta("16:15:00")).tz_localize("America/New_York").tz_convert("UTC"),
+    ],
+    ids=["naive", "New York", "Chicago", "Berlin", "Tokyo", "Berlin as text", "dates", "evenings", "evenings in UTC"],
+)
+def test_a_daily_close_belongs_to_its_day_in_whatever_zone_it_is_written(stamps: Callable[..., object]) -> None:
+    """A session never sees the close of its own day, nor one that is a day too old."""
+    days = pd.DatetimeIndex(evenings()["date"])
+    table = pd.DataFrame({"date": stamps(days), "close": evenings()["close"].to_numpy()})
+    bars = Bars.from_frame(frame(minutes_of("2024-06-27", "2024-07-01")), market="spy", vix=table)
+    assert bars.previous_vix is not None
+    assert bars.previous_vix[[0, 389, 390, 780], 0].tolist() == [14.0, 14.0, 15.0, 16.0]
+
+
+def test_an_empty_daily_table_is_named() -> None:
+    with pytest.raises(DataError, match="vix: the table is empty"):
+        Bars.from_frame(frame(minutes_of("2024-06-27", "2024-07-01")), market="spy", vix=evenings()[:0])

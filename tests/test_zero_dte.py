@@ -697,6 +697,30 @@ def test_wrong_arguments_name_themselves(arguments: dict[str, Any], error: type[
         env_on(**arguments)
 
 
+def test_a_fixed_number_of_contracts_is_paid_for_whole_or_not_bought() -> None:
+    """Where the price rose since the order was sent, and the cash pays for a part only."""
+    met: Counter[float] = Counter()
+    settings = {"bars": SMALL + "&annual_volatility=1.0", "offered": 1e9, "order_repegs": 5.0}
+    for fill in ("limit", "market"):
+        env = env_on(**settings, contracts=100, initial_equity=40_000.0, fill=fill)
+        env.reset(seed=SEED)
+        random = np.random.default_rng(SEED)
+        for _ in range(20_000):
+            legal = np.flatnonzero(env.action_masks())
+            _, _, over, _, info = env.step(int(random.choice(legal)))
+            met[info["fill_quantity"]] += 1
+            if over:
+                env.reset()
+    assert {size for size in met if size > 0.0} == {100.0}
+    assert met[100.0] > 20
+
+
+@pytest.mark.parametrize("wrong", ["no", 2, 0.5])
+def test_a_random_start_is_a_yes_or_a_no(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="random_start"):
+        env_on(random_start=wrong)
+
+
 def test_a_smile_of_ones_own_moves_what_is_out_of_the_money() -> None:
     flat, steep = (
         env_on(smile=smile, strike_offset=3, contracts=1, fill="market") for smile in ("0,0,0,0", "-0.1,-0.1,0,0")

@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
@@ -65,6 +66,16 @@ class _Limited:
         check_choices(np.where(np.isfinite(values), values, np.nan), game.choices)
         applied, codes = self.rules.apply(simulation, self.allowed, values)
         return applied, values[:, 0], codes
+
+    def masks(self, simulation: Simulation) -> Any:
+        """Return which actions are legal and within the limits, ``(N, A)``; None where actions are numbers.
+
+        Raises:
+            gymnasium.error.ResetNeeded: no episode was begun.
+        """
+        if not hasattr(self, "allowed"):
+            raise ResetNeeded("no episode was begun: call reset() before action_masks()")
+        return self.rules.masks(simulation, self.allowed)
 
 
 class LimitRisk(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
@@ -119,7 +130,7 @@ class LimitRisk(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         Raises:
             AttributeError: the family's actions are no list.
         """
-        masks = self._limited.rules.masks(self._simulation, self._limited.allowed)
+        masks = self._limited.masks(self._simulation)
         if masks is None:
             raise AttributeError("actions of this family are numbers: there are no masks")
         return masks[0]
@@ -172,7 +183,7 @@ class LimitRiskVector(gym.vector.VectorWrapper):
         Raises:
             AttributeError: the family's actions are no list.
         """
-        masks = self._limited.rules.masks(self.simulation, self._limited.allowed)
+        masks = self._limited.masks(self.simulation)
         if masks is None:
             raise AttributeError("actions of this family are numbers: there are no masks")
         return masks
