@@ -2,9 +2,9 @@
 
 A grid has one row a snapshot, strike and right: ``timestamp`` (UTC), ``strike``, ``right`` (C or P) and ``mid``, in
 points of any index that moves with the underlying: a volatility knows no scale. A row that is labelled 09:35 New York
-holds values of the minute that **begins** then, so it is known at 09:36, at the close of the session's bar 5. Labels are
-whole minutes: of rows stamped inside a minute (09:35:12) nobody knows whether they hold its values or the next one's, so
-they are never read as that minute's, and a session that has no others there is refused.
+holds values of the minute that **begins** then, so it is known at 09:36, at the close of the session's bar 5. Labels
+are whole minutes: what rows stamped inside a minute (09:35:30) hold may be later than its end, so they are never read
+as that minute's, and a session that has no others there is refused.
 
 The forward is the median of ``K + C - P`` over the strikes that have both mids (put-call parity, r = 0). The implied
 deviation there is read from the put at the strike below it and the call at the strike above it, linear in the strike
