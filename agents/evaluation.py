@@ -50,7 +50,8 @@ class Walk:
         time: ``(T+1,)`` close times; ``equity``: ``(T+1, S)``; ``exposure``: ``(T+1, S)`` notional / equity.
         items: totals ``(S,)`` of what the family's ledger adds up. turnover: ``(S,)`` in units of equity.
         ended_by: reason per scale; empty where the whole split was walked.
-        days: the sessions, where an episode is one; ``equity`` then chains their growth.
+        days: the sessions, where an episode is one; ``equity`` then chains their growth, and each begins with at least
+            :data:`agents.metrics.RUIN` of the start.
     """
 
     time: NDArray[np.datetime64]
@@ -112,7 +113,7 @@ def walk(
         times.append(game.bars.close_time[start : start + steps + 1])
         curves.append(equity * chained)
         exposures.append(exposure)
-        chained = chained * (equity[-1] / equity[0])
+        chained = np.maximum(chained * (equity[-1] / equity[0]), metrics.RUIN)  # 0 would hide the sessions after it
     reasons = tuple("" if END_CODES[code] in AS_PLANNED else END_CODES[code] for code in codes)
     whole = (np.concatenate(times), np.concatenate(curves), np.concatenate(exposures))
     days = None if game.starts is None else _days(game, sessions, curves[0][0, 0], book)
@@ -163,7 +164,8 @@ def score(result: Walk, periods_per_year: float, seed: int = 0) -> dict[str, Any
         intervals = daily.intervals(result.days, result.equity[:, base], base, periods * WEEK, DRAWS, seed)
     years = len(returns) / periods
     growths = [
-        float(np.log(max(result.equity[-1, k] / result.equity[0, k], metrics.RUIN))) for k in range(len(result.scales))
+        float(np.log1p(metrics.total_return(scored_curve(result, k, periods_per_year)[0])))
+        for k in range(len(result.scales))
     ]
     annual = np.sqrt(periods)
     return {

@@ -190,6 +190,65 @@ def test_intervals_hold_the_score_and_resample_sessions_only() -> None:
     assert other["max_drawdown_interval"] != row["max_drawdown_interval"]
 
 
+def lost_in(days: Any, equity: Any, place: int) -> tuple[Any, Any]:
+    """The same walk, with a session that loses everything by its last minute."""
+    pnl = days.pnl.copy()
+    pnl[place] = -days.start
+    parts = [part / part[0] for part in np.split(equity[:, 0], days.first[1:])]
+    parts[place] = parts[place] * np.linspace(1.0, 0.0, len(parts[place]))
+    chained, curve = 1.0, []
+    for part in parts:
+        curve.append(chained * part)
+        chained = max(chained * part[-1], metrics.RUIN)
+    return replace(days, pnl=pnl), np.repeat(days.start * np.concatenate(curve)[:, None], 2, axis=1)
+
+
+def test_a_total_loss_has_finite_intervals_of_the_returns_that_are_scored() -> None:
+    walked = walk(often(), game(fill="market"), (0.0, 1.0))
+    assert walked.days is not None
+    days, equity = lost_in(walked.days, walked.equity, 2)
+    row = score(replace(walked, days=days, equity=equity), 525_600.0)
+    assert row["total_return"] == pytest.approx(metrics.RUIN - 1.0)
+    assert row["total_return_at_cost_scale"]["1"] == row["total_return"]
+    assert row["max_drawdown"] == pytest.approx(1.0, abs=2e-6)
+    for name in ("total_return", "sharpe", "max_drawdown", "mean_session_pnl"):
+        low, high = row[f"{name}_interval"]
+        assert np.isfinite([low, high]).all(), name
+        assert low <= row[name] <= high, name
+    scored = metrics.simple_returns(days.curve(0))
+    assert scored[3:].tolist() == [0.0] * (len(scored) - 3), "nothing is left to earn on"
+    once = np.arange(len(scored))[None]
+    assert daily._drawdowns(days.first, equity[:, 0], once)[0] == pytest.approx(row["max_drawdown"])
+    falls = [one["max_drawdown"] for one in daily.rows_of("a", days, equity[:, 0], 0)]
+    assert falls[2] == pytest.approx(1.0, abs=2e-6)
+    parts = np.split(walked.equity[:, 0], days.first[1:])
+    assert falls[3:] == pytest.approx([metrics.max_drawdown(part) for part in parts[3:]])
+    assert max(falls[3:]) > 0.0, "the sessions after it have falls of their own"
+
+
+class FarCalls(Agent):
+    """Puts everything on calls far out of the money whenever it may."""
+
+    name = "far calls"
+
+    def predict(
+        self, obs: Any, state: Any = None, start: Any = None, deterministic: bool = True, action_masks: Any = None
+    ) -> tuple[Any, Any]:
+        return np.where(action_masks[:, 1], 1.0, 0.0)[:, None], state
+
+
+def test_an_account_that_loses_everything_is_reported() -> None:
+    result = evaluate({"far": FarCalls()}, "ZeroDTE", ZeroDTEConfig(
+        bars=BARS, split="validation", risk=1.0, fill="market", forced_exit=None, entry_cut_off=0.0, strike_offset=6,
+        initial_equity=100.0, fee=0.0,
+    ))  # fmt: skip
+    walked, row = result["walks"]["far"], result["rows"]["far"]
+    assert walked.days.returns(walked.scales.index(1.0)).min() < metrics.RUIN - 1.0, "a total loss happened"
+    assert np.isfinite([bound for name in row if name.endswith("_interval") for bound in row[name]]).all()
+    for lane in range(len(walked.scales)):
+        assert daily.rows_of("far", walked.days, walked.equity[:, lane], lane)
+
+
 def test_a_resampled_drawdown_is_that_of_the_sessions_put_one_after_the_other() -> None:
     walked = walk(often(), game())
     days, equity = walked.days, walked.equity[:, 0]
