@@ -5,8 +5,8 @@ is chained for the total return, as if each session's return had been earned on 
 per session, annualised with 252 of them; falls are measured minute by minute. Minutes of one session depend on each
 other (one position, one volatility), sessions much less so: intervals come from the stationary bootstrap over sessions
 (Politis & Romano 1994) whose blocks average one week, and a resampled fall is that of the resampled sessions' minutes,
-put one after the other. A total loss ends the chained curve, as :data:`agents.metrics.RUIN` ends any other, in the score
-and in its intervals alike; results in money go on, since the next session begins with its equity anew.
+put one after the other. A total loss ends the chained curve, as :data:`agents.metrics.RUIN` ends any other, in the
+score and in its intervals alike; results in money go on, since the next session begins with its equity anew.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from agents.agent import Agent
 from agents.baselines import baselines_of, unlevered_of
 from agents.daily import Days
 from agents.lanes import Lanes
+from agents.option_samples import model_in_sample
 from agents.trades import LEDGERS, OptionTrades
 from envs.make import game_of
 from envs.simulation import END, END_CODE, END_CODES, EQUITY, OUTCOME, Game
@@ -214,7 +215,8 @@ def evaluate(
 
     Returns:
         ``rows`` (name -> scores of :func:`score`), ``walks`` (name -> :class:`Walk`) and facts about the split;
-        ``in_sample_until`` is the end of what scaler or encoder were fitted on where the split begins before it.
+        ``in_sample_until`` is the end of what scaler or encoder were fitted on where the split begins before it, and
+        ``model_in_sample`` names the defaults of the option model that were fitted on days of the split.
     """
     game = game_of(family, config)
     if game.details.get("optimistic"):
@@ -247,6 +249,7 @@ def evaluate(
         "periods_per_year": periods,
         "sessions": None if game.starts is None else len(game.starts),
         "encoder": game.details.get("encoder"),
+        "model_in_sample": model_in_sample(game),
         "in_sample_until": str(game.fitted_until) if game.bars.close_time[game.first] <= game.fitted_until else None,
     }
 

@@ -56,7 +56,8 @@ def test_arms_differ_and_finished_runs_are_kept(tmp_path: Path, monkeypatch: pyt
     kept = json.loads((tmp_path / "shown-0.json").read_text())
     for text in (
         "{}", "[]", "3", "{", '{"identity": 3}', '{"identity": {}}', json.dumps({"identity": kept["identity"]}),
-        json.dumps({**kept, "mean": "much"}), json.dumps({**kept, "costs": math.nan}), json.dumps({**kept, "mean": True}),
+        json.dumps({**kept, "mean": "much"}), json.dumps({**kept, "costs": math.nan}),
+        json.dumps({**kept, "mean": True}),
     ):  # fmt: skip
         (tmp_path / "shown-0.json").write_text(text)
         with pytest.raises(ConfigError, match=r"shown-0\.json is no run of an ablation"):

@@ -18,11 +18,13 @@ from agents import daily, metrics, report, trades
 from agents.agent import Agent
 from agents.baselines import AtOpen, Idle, RandomLegal
 from agents.evaluation import COST_SCALES, Walk, evaluate, score, scored_curve, walk
+from agents.option_samples import model_in_sample
 from agents.trades import FORCED, SETTLED, SOLD, OptionTrades
 from envs import zero_dte_columns as c
 from envs.make import game_of
 from envs.simulation import Game
 from envs.zero_dte_config import ZeroDTEConfig
+from markets import sources
 from markets.errors import ConfigError
 
 BARS = "synthetic:spy?seed=3&sessions=30"  # 6 of them in each of validation and test
@@ -224,6 +226,32 @@ def test_a_total_loss_has_finite_intervals_of_the_returns_that_are_scored() -> N
     parts = np.split(walked.equity[:, 0], days.first[1:])
     assert falls[3:] == pytest.approx([metrics.max_drawdown(part) for part in parts[3:]])
     assert max(falls[3:]) > 0.0, "the sessions after it have falls of their own"
+
+
+@pytest.mark.parametrize(
+    ("start", "source", "arguments", "says"),
+    [
+        ("2025-05-01", "frame", {}, "default smile and vix_ratio were fitted on sessions of 2023-11 to 2025-06"),
+        ("2025-05-01", "frame", {"smile": "-0.05,-0.04,0.03,0.05"}, "default vix_ratio was fitted"),
+        ("2025-05-01", "frame", {"vix_ratio": 1.2}, "default smile was fitted"),
+        ("2025-05-01", "frame", {"smile": "-0.05,-0.04,0.03,0.05", "vix_ratio": 1.2}, ""),
+        ("2025-05-01", "", {}, ""),
+        ("2025-07-01", "frame", {}, ""),
+        ("2023-09-01", "frame", {}, ""),
+    ],
+)
+def test_a_report_says_that_the_model_was_fitted_on_its_split(
+    start: str, source: str, arguments: dict[str, Any], says: str
+) -> None:
+    bars = sources.load(f"synthetic:spy?seed=3&sessions=15&start={start}")
+    real = replace(bars, source=source) if source else bars
+    found = model_in_sample(game(bars=real, **arguments))
+    assert bool(found) == bool(says)
+    if start == "2025-05-01" and not (arguments.get("vix_ratio") and source):
+        config = ZeroDTEConfig(bars=real, split="validation", **arguments)
+        notes = report.notes(evaluate({}, "ZeroDTE", config))
+        assert [note for note in notes if "IN SAMPLE" in note] == [note for note in notes if says and says in note]
+        assert len([note for note in notes if "IN SAMPLE" in note]) == len(found[:1])
 
 
 class FarCalls(Agent):
