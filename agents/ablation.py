@@ -26,7 +26,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 
+from agents import fit
 from agents.learnability import RevealNextReturnVector, score
 from agents.recipe import REWARD_SCALE, resolve, whole_split
 from agents.sb3 import algorithm, build_model, check_settings
@@ -38,6 +40,7 @@ from markets.storage import replace_file
 
 ARMS = ("shown", "hidden")
 ALGORITHMS = ("ppo", "a2c")  # policies that act on an observation alone
+FIGURES = ("steps", "episodes", "mean", "sd", "costs")  # of a run, beside its identity
 LEVEL = 0.95
 NOTABLE = 0.3  # rank correlation from which a column is said to go along with a hidden one
 LANES = 64  # that look at the columns
@@ -169,6 +172,8 @@ def student_t(level: float, degrees: int) -> float:
 def remains(game: Game, hide: str, calls: int = 400) -> dict[str, list[Any]]:
     """Say which shown columns go along with a hidden one: name -> hidden column and rank correlation, largest first.
 
+    The correlation is Spearman's; equal values share the mean of their ranks.
+
     Measured on the observations of a random policy on training episodes; correlations of absolute value below 0.3 are
     left out. A column can tell a hidden one in ways that no rank correlation sees.
     """
@@ -187,7 +192,7 @@ def remains(game: Game, hide: str, calls: int = 400) -> dict[str, list[Any]]:
         if simulation.run(MODE_NEXT_STEP):
             simulation.draw_starts(generators)
         seen.append(simulation.seen().copy())
-    ranks = np.concatenate(seen).argsort(axis=0).argsort(axis=0).astype(np.float64)
+    ranks = average_ranks(np.concatenate(seen))
     hidden = [game.all_names.index(name.strip()) for name in hide.split(",")]
     varied = np.ptp(np.concatenate(seen), axis=0) > 0.0
     found: dict[str, list[Any]] = {}
@@ -199,6 +204,15 @@ def remains(game: Game, hide: str, calls: int = 400) -> dict[str, list[Any]]:
         if abs(best[0]) >= NOTABLE:
             found[name] = [game.all_names[best[1]], round(best[0], 3)]
     return dict(sorted(found.items(), key=lambda item: -abs(item[1][1])))
+
+
+def average_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the ranks of each column ``(N, K)`` from 1, equal values with the mean of theirs: Spearman's with ties."""
+    ranks = np.empty(values.shape)
+    for place, column in enumerate(values.T):
+        _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
+        ranks[:, place] = (np.cumsum(counts) - 0.5 * (counts - 1))[inverse]
+    return ranks
 
 
 def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -214,11 +228,11 @@ def _arguments(config: AblationConfig, seed: int, arm: str) -> dict[str, Any]:
 
 def _identity(config: AblationConfig, seed: int, arm: str) -> dict[str, Any]:
     """Return what makes a run this run, as JSON will read it back."""
-    family, training = resolve(config.env, _arguments(config, seed, arm))
+    game = game_of(*resolve(config.env, _arguments(config, seed, arm)))
     content = {
         "env": config.env, "algo": config.algo, "settings": config.settings, "steps": config.steps, "seed": seed,
         "arguments": _arguments(config, seed, arm), "revealed": config.revealed,
-        "bars": game_of(family, training).bars.hash,
+        "bars": game.bars.hash, "scaler": game.details["scaler"].hash, "encoder": fit.encoder(game),
     }  # fmt: skip
     return dict(json.loads(json.dumps(content)))
 
@@ -232,7 +246,10 @@ def _kept(config: AblationConfig, seed: int, arm: str) -> dict[str, Any] | None:
     path = _file(config, seed, arm)
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-        identity = row["identity"]
+        identity = dict(row["identity"])
+        wrong = [name for name in FIGURES if type(row[name]) not in (int, float) or not math.isfinite(row[name])]
+        if wrong:
+            raise ValueError(f"{wrong[0]}={row[wrong[0]]!r} is not a number")
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

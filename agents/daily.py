@@ -5,7 +5,8 @@ is chained for the total return, as if each session's return had been earned on 
 per session, annualised with 252 of them; falls are measured minute by minute. Minutes of one session depend on each
 other (one position, one volatility), sessions much less so: intervals come from the stationary bootstrap over sessions
 (Politis & Romano 1994) whose blocks average one week, and a resampled fall is that of the resampled sessions' minutes,
-put one after the other.
+put one after the other. A total loss ends the chained curve, as :data:`agents.metrics.RUIN` ends any other, in the
+score and in its intervals alike; results in money go on, since the next session begins with its equity anew.
 """
 
 from __future__ import annotations
@@ -78,11 +79,13 @@ def intervals(
 ) -> dict[str, list[float] | None]:
     """Return 95 % intervals over resampled sessions; None for each with fewer than two sessions.
 
+    Resampled are the returns that are scored: of the chained curve, and in money the sessions' own profits.
+
     Args:
         equity: ``(T+1,)`` the walk's curve at that scale. mean_block: in sessions.
     """
     names = ("log_growth", "sharpe", "max_drawdown", "mean_session_pnl")
-    returns = np.maximum(days.returns(lane), metrics.RUIN - 1.0)
+    returns = metrics.simple_returns(days.curve(lane))
     if len(returns) < 2:
         return dict.fromkeys(names)
     block = min(max(mean_block, 1.0), len(returns) / 2.0)
@@ -94,7 +97,7 @@ def intervals(
         "log_growth": np.log1p(returns)[rows].sum(axis=1),
         "sharpe": np.where(moving, drawn.mean(axis=1) / np.where(moving, spread, 1.0), 0.0),
         "max_drawdown": _drawdowns(days.first, equity, rows),
-        "mean_session_pnl": days.start * drawn.mean(axis=1),
+        "mean_session_pnl": days.pnl[:, lane][rows].mean(axis=1),
     }
     return {name: [float(bound) for bound in np.percentile(values[name], [2.5, 97.5])] for name in names}
 
@@ -105,7 +108,7 @@ def _drawdowns(first: NDArray[np.int64], equity: Floats, rows: NDArray[np.int64]
     With P the peak before a session (in units of its start), a minute's fall is ``1 - v / max(P, peak so far)``, the
     larger of ``1 - v / P`` and the fall within the session: three numbers of a session are all that is needed.
     """
-    parts = [part / part[0] for part in np.split(equity, first[1:])]
+    parts = [part / part[0] for part in np.split(metrics.growth_curve(equity), first[1:])]
     growth, low, high = (np.array([f(part) for part in parts]) for f in (lambda v: v[-1], np.min, np.max))
     inner = np.array([float((1.0 - part / np.maximum.accumulate(part)).max()) for part in parts])
     value, peak, worst = np.ones(len(rows)), np.ones(len(rows)), np.zeros(len(rows))
@@ -113,7 +116,7 @@ def _drawdowns(first: NDArray[np.int64], equity: Floats, rows: NDArray[np.int64]
         session = rows[:, place]
         worst = np.maximum(worst, np.maximum(inner[session], 1.0 - value * low[session] / peak))
         peak = np.maximum(peak, value * high[session])
-        value = value * np.maximum(growth[session], metrics.RUIN)
+        value = value * growth[session]
     return worst
 
 

@@ -28,6 +28,7 @@ from agents.agent import Agent
 from agents.baselines import baselines_of, unlevered_of
 from agents.daily import Days
 from agents.lanes import Lanes
+from agents.option_samples import model_in_sample
 from agents.trades import LEDGERS, OptionTrades
 from envs.make import game_of
 from envs.simulation import END, END_CODE, END_CODES, EQUITY, OUTCOME, Game
@@ -50,7 +51,8 @@ class Walk:
         time: ``(T+1,)`` close times; ``equity``: ``(T+1, S)``; ``exposure``: ``(T+1, S)`` notional / equity.
         items: totals ``(S,)`` of what the family's ledger adds up. turnover: ``(S,)`` in units of equity.
         ended_by: reason per scale; empty where the whole split was walked.
-        days: the sessions, where an episode is one; ``equity`` then chains their growth.
+        days: the sessions, where an episode is one; ``equity`` then chains their growth, and each begins with at least
+            :data:`agents.metrics.RUIN` of the start.
     """
 
     time: NDArray[np.datetime64]
@@ -112,7 +114,7 @@ def walk(
         times.append(game.bars.close_time[start : start + steps + 1])
         curves.append(equity * chained)
         exposures.append(exposure)
-        chained = chained * (equity[-1] / equity[0])
+        chained = np.maximum(chained * (equity[-1] / equity[0]), metrics.RUIN)  # 0 would hide the sessions after it
     reasons = tuple("" if END_CODES[code] in AS_PLANNED else END_CODES[code] for code in codes)
     whole = (np.concatenate(times), np.concatenate(curves), np.concatenate(exposures))
     days = None if game.starts is None else _days(game, sessions, curves[0][0, 0], book)
@@ -163,7 +165,8 @@ def score(result: Walk, periods_per_year: float, seed: int = 0) -> dict[str, Any
         intervals = daily.intervals(result.days, result.equity[:, base], base, periods * WEEK, DRAWS, seed)
     years = len(returns) / periods
     growths = [
-        float(np.log(max(result.equity[-1, k] / result.equity[0, k], metrics.RUIN))) for k in range(len(result.scales))
+        float(np.log1p(metrics.total_return(scored_curve(result, k, periods_per_year)[0])))
+        for k in range(len(result.scales))
     ]
     annual = np.sqrt(periods)
     return {
@@ -212,7 +215,8 @@ def evaluate(
 
     Returns:
         ``rows`` (name -> scores of :func:`score`), ``walks`` (name -> :class:`Walk`) and facts about the split;
-        ``in_sample_until`` is the end of what scaler or encoder were fitted on where the split begins before it.
+        ``in_sample_until`` is the end of what scaler or encoder were fitted on where the split begins before it, and
+        ``model_in_sample`` names the defaults of the option model that were fitted on days of the split.
     """
     game = game_of(family, config)
     if game.details.get("optimistic"):
@@ -245,6 +249,7 @@ def evaluate(
         "periods_per_year": periods,
         "sessions": None if game.starts is None else len(game.starts),
         "encoder": game.details.get("encoder"),
+        "model_in_sample": model_in_sample(game),
         "in_sample_until": str(game.fitted_until) if game.bars.close_time[game.first] <= game.fitted_until else None,
     }
 

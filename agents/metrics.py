@@ -45,13 +45,13 @@ def simple_returns(equity: npt.ArrayLike) -> Array:
     Raises:
         ConfigError: fewer than two values, one not finite, a start that is not positive, a bar above 1e50.
     """
-    curve = _curve(equity)
+    curve = growth_curve(equity)
     return curve[1:] / curve[:-1] - 1.0
 
 
 def total_return(equity: npt.ArrayLike) -> float:
     """Gain of the whole curve, ``v_T - 1``; fraction, no annualisation; ruin is -0.999999."""
-    return float(_curve(equity)[-1] - 1.0)
+    return float(growth_curve(equity)[-1] - 1.0)
 
 
 def log_growth_per_year(equity: npt.ArrayLike, periods_per_year: float) -> float:
@@ -59,7 +59,7 @@ def log_growth_per_year(equity: npt.ArrayLike, periods_per_year: float) -> float
 
     ``periods_per_year`` is the number of bars in the calendar's year. Raises ConfigError where it is not positive.
     """
-    curve = _curve(equity)
+    curve = growth_curve(equity)
     return math.log(curve[-1]) * positive("periods_per_year", periods_per_year) / (len(curve) - 1)
 
 
@@ -172,7 +172,12 @@ def summary(equity: npt.ArrayLike, periods_per_year: float) -> dict[str, float]:
     return scores | {score.__name__: float(score(equity)) for score in plain + tails}
 
 
-def _curve(equity: npt.ArrayLike) -> Array:
+def growth_curve(equity: npt.ArrayLike) -> Array:
+    """Return equity over its start, (T,) -> (T,): :data:`RUIN` from the first value on that is at or below it.
+
+    Raises:
+        ConfigError: as :func:`simple_returns`.
+    """
     values = vector("equity", equity, least=2)
     if values[0] <= 0.0:
         raise ConfigError(f"equity[0]={values[0]!r} must be positive")
@@ -185,7 +190,7 @@ def _curve(equity: npt.ArrayLike) -> Array:
 
 
 def _drawdowns(equity: npt.ArrayLike) -> Array:
-    curve = _curve(equity)
+    curve = growth_curve(equity)
     return 1.0 - curve / np.maximum.accumulate(curve)
 
 

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from envs import zero_dte_columns as columns
 from envs.zero_dte import ZeroDTE
 from envs.zero_dte_config import ZeroDTEConfig
-from markets import option_grid
+from markets import option_grid, quote_table
 from markets.bars import Bars
 from markets.compiled import compiled
 from markets.errors import ConfigError, DataError
+from markets.frames import column_names, numbers, read_times
 from markets.option_contract import SameDayOption
 from markets.option_prices import CALL, PUT
 from markets.option_quotes import base_spread, smile_at, smile_price, spread_in_ticks, time_factor
@@ -51,8 +52,9 @@ def calibrate(
     Args:
         bars: one-minute bars with sessions, ``previous_vix`` and ``atm_volatility`` (a source's ``grid=``).
         grid: ``timestamp, strike, right, mid``, and ``underlying`` where there is one: snapshots whose parity forward
-            is more than 0.06 % from it are left out and counted.
-        quotes: ``timestamp, strike, bid, ask`` of single contracts. points: of the index for one USD of the bars.
+            is more than 0.06 % from it are left out and counted; one without a value there is not compared.
+        quotes: ``timestamp, strike, bid, ask`` of single contracts (:mod:`markets.quote_table`).
+        points: of the index for one USD of the bars.
 
     Returns:
         ``mids``: rows of iv, smile, days, and the median absolute error, USD per share and in modelled spreads;
@@ -60,7 +62,7 @@ def calibrate(
         default smile; ``spreads``; what was left out.
 
     Raises:
-        DataError: no snapshot falls on the bars.
+        DataError: a column holds something else than it should, or nothing usable falls on the bars.
     """
     rows, left_out = snapshots(bars, grid)
     mids: list[dict[str, Any]] = []
@@ -70,6 +72,8 @@ def calibrate(
         market = ZeroDTE.game(ZeroDTEConfig(bars=bars, iv=iv)).market
         for smile, given in SMILES.items():  # both, so that what is in sample stands beside what is not
             errors = model_errors(rows, market, replace(SameDayOption(), **given))
+            if not len(errors):
+                raise DataError("no snapshot of the grid falls on a whole session of the bars")
             early = errors["day"] < np.datetime64(EARLY_END)
             for days, chosen in (("all", early | True), (f"before {EARLY_END}", early), (f"from {EARLY_END}", ~early)):
                 if chosen.any():
@@ -90,7 +94,8 @@ def calibrate(
     result: dict[str, Any] = {"bars": bars.source, "snapshots": len(rows["time"].unique()), **left_out, "mids": mids}
     result |= {**tables, "by_time_and_moneyness": cells}
     if quotes is not None:
-        result["spreads"] = spreads(quotes, SameDayOption(), points)
+        result["spreads"], counts = spreads(quotes, SameDayOption(), points)
+        result |= counts
     return result
 
 
@@ -106,18 +111,23 @@ def snapshots(bars: Bars, grid: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, i
     forwards = {time: option_grid.at_the_money(part)[0] for time, part in table.groupby("time")}
     table["forward"] = table["time"].map(forwards)
     far = set()
-    names = {str(name).lower(): name for name in grid.columns}
+    names = column_names(grid)
     if "underlying" in names:
-        stamps = pd.to_datetime(grid[names["timestamp"]], utc=True).dt.tz_localize(None)
-        index = (
-            pd.Series(grid[names["underlying"]].to_numpy(np.float64), index=stamps.to_numpy()).groupby(level=0).first()
-        )
-        far = {time for time, forward in forwards.items() if abs(forward / index[time] - 1.0) > FAR}
+        stamps = read_times(grid[names["timestamp"]], "timestamp")
+        index = pd.Series(numbers(grid[names["underlying"]], "underlying"), index=stamps).groupby(level=0).first()
+        far = {  # an index of 0 or less is none, and nothing lies near it
+            time for time, forward in forwards.items() if abs(forward - index[time]) > FAR * max(index[time], 0.0)
+        }
     days, minute, minutes = place_in_session(table["time"].to_numpy())
     table["scale"] = table["forward"] / bars.close[table["row"], 0]
     table = table.assign(day=days, minute=minute, minutes=minutes, side=np.where(table["right"] == "C", CALL, PUT))
     out = table["side"] * (table["strike"] - table["forward"]) >= 0.0
-    kept = table[out & ~table["time"].isin(far) & table["forward"].notna()]
+    kept = table[out & ~table["time"].isin(far) & (table["forward"] > 0.0)]
+    if not len(kept):
+        raise DataError(
+            f"grid: none of {len(forwards)} snapshots on the bars is usable: the parity forward of {len(far)} is "
+            f"further than {FAR:.2%} from column 'underlying', and the others have no strike with both mids"
+        )
     return kept.reset_index(drop=True), {"snapshots_left_out": len(far)}
 
 
@@ -162,36 +172,31 @@ def _summary(part: pd.DataFrame) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def spreads(quotes: pd.DataFrame, contract: SameDayOption, points: float) -> list[dict[str, Any]]:
+def spreads(
+    quotes: pd.DataFrame, contract: SameDayOption, points: float
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Compare the modelled spread with measured ones, in cents of the bars' underlying, one quote a minute.
 
+    Returns:
+        Rows by premium and by minute; and ``quotes``, how many were compared, and ``quotes_left_out`` by reason.
+
     Raises:
-        ConfigError: ``points`` is not positive. DataError: a column is missing.
+        ConfigError: ``points`` is not positive and finite. DataError: see :func:`markets.quote_table.read`.
     """
-    if not points > 0.0:
-        raise ConfigError(f"points={points!r} must be positive")
-    for name in ("timestamp", "strike", "bid", "ask"):
-        if name not in quotes.columns:
-            raise DataError(
-                f"quotes: column {name!r} is missing; the columns are {', '.join(map(str, quotes.columns))}"
-            )
-    stamps = pd.to_datetime(quotes["timestamp"], utc=True).dt.tz_localize(None).to_numpy()
-    _, minute, minutes = place_in_session(stamps)
-    premium = (quotes["bid"] + quotes["ask"]).to_numpy(np.float64) / 2.0 / points
-    parity = quotes["forward_parity"].to_numpy(np.float64) if "forward_parity" in quotes.columns else None
-    near = np.ones(len(quotes), bool) if parity is None else quotes["strike"].to_numpy(np.float64) > 0.5 * parity
-    whole = pd.Series(stamps).dt.floor("min")
-    first = ~pd.DataFrame({"m": whole, "k": quotes["strike"].to_numpy(), "r": _right(quotes)}).duplicated().to_numpy()
-    keep = (minute >= 0) & (premium > 0.0) & near & first
+    if not 0.0 < points < np.inf:
+        raise ConfigError(f"points={points!r} must be positive and finite")
+    kept, left_out = quote_table.read(quotes)
+    minute, minutes = kept["minute"].to_numpy(), kept["minutes"].to_numpy(np.float64)
+    premium = (kept["bid"] + kept["ask"]).to_numpy() / 2.0 / points
     table = contract.spread_rows
     ticks = [
         base_spread(p, table)
         * time_factor(m - n, m, contract.spread_opening, contract.spread_early, contract.spread_closing)
-        for p, n, m in zip(premium[keep], minute[keep].astype(float), minutes[keep].astype(float), strict=True)
+        for p, n, m in zip(premium, minute.astype(float), minutes, strict=True)
     ]
     frame = pd.DataFrame({
-        "premium, USD": pd.cut(premium[keep], PREMIUM_EDGES), "minute": pd.cut(minute[keep], MINUTE_EDGES),
-        "measured": 100.0 / points * (quotes["ask"] - quotes["bid"]).to_numpy(np.float64)[keep],
+        "premium, USD": pd.cut(premium, PREMIUM_EDGES), "minute": pd.cut(minute, MINUTE_EDGES),
+        "measured": 100.0 / points * (kept["ask"] - kept["bid"]).to_numpy(),
         "model": np.maximum(1.0, np.floor(np.array(ticks) + 0.5)),
     })  # fmt: skip
     rows: list[dict[str, Any]] = []
@@ -203,8 +208,4 @@ def spreads(quotes: pd.DataFrame, contract: SameDayOption, points: float) -> lis
                 "model median": float(model.median()), "measured mean": float(measured.mean()),
                 "model mean": float(model.mean()), "n": len(part),
             })  # fmt: skip
-    return rows
-
-
-def _right(quotes: pd.DataFrame) -> Any:
-    return quotes["right"].to_numpy() if "right" in quotes.columns else np.zeros(len(quotes))
+    return rows, {"quotes": len(kept), "quotes_left_out": left_out}

@@ -12,17 +12,17 @@ Where options are fair, buyer and seller both lose half a spread and a fee for e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.recipe import resolve
 from agents.session_intervals import deviation, mean, session_interval
 from envs import zero_dte_columns as columns
+from envs.make import game_of
 from envs.simulation import Game
-from envs.zero_dte import ZeroDTE
-from envs.zero_dte_config import ZeroDTEConfig
 from envs.zero_dte_kernel import contract_quote
 from markets import sources
 from markets.bars import Bars
@@ -33,6 +33,7 @@ from markets.sessions import sessions_of
 
 Floats = NDArray[np.float64]
 
+ENV = "ZeroDTE-v0"
 PAYOFF_BAND, REALISED_BAND = (0.92, 1.04), (1.0, 1.2)
 STRADDLE = ("payoff", "mid", "bid", "ask", "realised")
 
@@ -43,12 +44,17 @@ def straddles(game: Game, minute: int) -> Floats:
     The straddle is of the strike nearest to the close of bar ``minute``.
 
     Raises:
-        ConfigError: the sessions are over by then.
+        ConfigError: the sessions are over by then, or none is whole.
     """
     found = sessions_of(game.bars)
+    if not found.complete.any():
+        raise ConfigError(f"{game.bars.source!r} has no whole session")
+    longest = int(found.rows[found.complete].max())
+    if not 0 <= minute <= longest - 2:
+        raise ConfigError(
+            f"minute={minute!r} must be from 0 to {longest - 2}: of the sessions' {longest} minutes one has to follow"
+        )
     chosen = found.complete & (found.rows > minute + 1)
-    if minute < 0 or not chosen.any():
-        raise ConfigError(f"minute={minute!r} must lie within the sessions, which have {found.rows.max()} minutes")
     rows = (found.first + minute)[chosen]
     out = np.empty((len(rows), len(STRADDLE)))
     _straddles(game.market, game.contract, rows, out)
@@ -76,24 +82,30 @@ def _straddles(market: Floats, contract: Floats, rows: NDArray[np.int64], out: F
 
 
 def fairness(
-    sources_or_bars: Sequence[str | Bars], minutes: Sequence[int] = (0,), draws: int = 1000, **settings: Any
+    sources_or_bars: Sequence[str | Bars],
+    minutes: Sequence[int] = (0,),
+    settings: Mapping[str, Any] | None = None,
+    draws: int = 1000,
 ) -> dict[str, Any]:
     """Measure straddles of some markets, each alone and all together, with 95 % intervals over sessions.
 
     Args:
         sources_or_bars: markets. minutes: number of the bar at whose close the straddle is bought.
-        settings: more of the environment's, such as ``iv="grid"``.
+        settings: more arguments of the environment, such as ``{"iv": "grid"}``. draws: bootstrap resamples.
 
     Returns:
         ``rows``, and ``holds``: every pooled row lies within the bands, and what buyer and seller lose is what spread
         and fees say, within the interval.
+
+    Raises:
+        UnknownNameError: a setting that the environment does not have. ConfigError: a minute outside the sessions.
     """
     rows: list[dict[str, Any]] = []
     for minute in minutes:
         parts, fee = [], 0.0
         for given in sources_or_bars:
-            config = ZeroDTEConfig(bars=given, **settings)
-            game = ZeroDTE.game(config)
+            family, config = resolve(ENV, {**(settings or {}), "bars": given})
+            game = game_of(family, config)
             parts.append(straddles(game, minute))
             fee = 2.0 * config.contract.fee / config.contract.multiplier * config.cost_scale
             name = given if isinstance(given, str) else given.source

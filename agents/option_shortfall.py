@@ -15,18 +15,18 @@ A sale is tried again until the position is flat; from the forced exit on the br
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.recipe import resolve
 from agents.session_intervals import mean, ratio, session_interval
 from envs import zero_dte_columns as columns
 from envs.make import game_of
 from envs.simulation import MODE_NEXT_STEP, Game, Simulation
 from envs.zero_dte import TradingAction
-from envs.zero_dte_config import ZeroDTEConfig
 from markets.bars import Bars
 from markets.compiled import compiled
 from markets.errors import ConfigError
@@ -37,27 +37,36 @@ from markets.sessions import sessions_of
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+ENV = "ZeroDTE-v0"
 FILLS = ("limit", "market")
 LEAST_HOLDING = 10  # minutes between the decision to buy and the one to sell
 SIDES = {"buy": 1.0, "sell": -1.0}
 
 
-def shortfall(bars: str | Bars, seeds: Sequence[int] = (0,), draws: int = 1000, **settings: Any) -> dict[str, Any]:
+def shortfall(
+    bars: str | Bars, seeds: Sequence[int] = (0,), settings: Mapping[str, Any] | None = None, draws: int = 1000
+) -> dict[str, Any]:
     """Play random decisions with both kinds of orders and sum up what they cost.
 
     Args:
         bars: market of whole sessions; every one of them is played. seeds: of the decisions, one a session and seed.
-        settings: more of the environment's arguments, without ``fill``.
+        settings: more of the environment's arguments, without ``fill`` and ``actions``. draws: bootstrap resamples.
 
     Returns:
         ``rows``: of each fill mode and side, every figure value, low and high (95 %, over sessions); ``saved``: cost of
         the market order minus that of the limit order where both were filled; ``first_minute``: share of limit
         purchases that filled in their first minute by whether the quote at the decision was an even number of ticks
         wide, so that a tick lies at its mid, or an odd one.
+
+    Raises:
+        UnknownNameError: a setting that the environment does not have. ConfigError: a setting that the study makes, or
+        an entry cut-off that leaves no minute to buy in.
     """
-    if "fill" in settings:
-        raise ConfigError("fill is what is compared here: leave it out")
-    games = {fill: game_of("ZeroDTE", ZeroDTEConfig(bars=bars, fill=fill, **settings)) for fill in FILLS}
+    given = dict(settings or {})
+    for name, reason in (("fill", "what is compared here"), ("actions", "'discrete' here: a decision has no size")):
+        if name in given:
+            raise ConfigError(f"{name}={given[name]!r}: {name} is {reason}: leave it out")
+    games = {fill: game_of(*resolve(ENV, {**given, "bars": bars, "fill": fill})) for fill in FILLS}
     plans = [plan(games["limit"], seed) for seed in seeds]
     orders = {
         fill: _joined([_orders(game, one, seed) for seed, one in zip(seeds, plans, strict=True)])
@@ -85,6 +94,13 @@ def plan(game: Game, seed: int) -> dict[str, NDArray[Any]]:
     first, bars = found.first[found.complete], found.rows[found.complete]
     generator = np.random.default_rng([seed, len(first)])
     last = bars - 1 - int(game.contract[columns.ENTRY_CUT_OFF])
+    if not len(first):
+        raise ConfigError(f"{game.bars.source!r} has no whole session")
+    if last.min() <= LEAST_HOLDING:
+        raise ConfigError(
+            f"entry_cut_off={game.contract[columns.ENTRY_CUT_OFF]:g} leaves no minute to buy in and {LEAST_HOLDING} to "
+            f"hold: at most {bars.min() - 2 - LEAST_HOLDING}, since the shortest session has {bars.min()} minutes"
+        )
     enter = np.floor(generator.random(len(first)) * (last - LEAST_HOLDING)).astype(np.int64)
     latest = bars - 2 - int(max(game.contract[columns.FORCED_EXIT], 0.0))
     leave = enter + LEAST_HOLDING

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from agents import daily
+from agents.option_samples import FITTED_FROM, FITTED_UNTIL
 from markets.errors import require
 from markets.session_calendar import SESSIONS_PER_YEAR
 
@@ -62,6 +63,7 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
             if seen
             else []
         ),
+        *_of_model(evaluation.get("model_in_sample", [])),
         *([f"`{evaluation['env']}` with {game or 'default arguments'}."] if "env" in evaluation else []),
         f"Split `{evaluation['split']}` of `{evaluation['source']}`, {evaluation['first'][:16]} to "
         f"{evaluation['last'][:16]} UTC.",
@@ -71,6 +73,16 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
     if evaluation["split"] == "test":
         sentences.append(f"This test range has been read {evaluation['touches']} time(s) on this machine.")
     return sentences
+
+
+def _of_model(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    what = f"default {' and '.join(names)} {'was' if len(names) == 1 else 'were'}"
+    return [
+        f"**IN SAMPLE**: the option model's {what} fitted on sessions of {str(FITTED_FROM)[:7]} to "
+        f"{str(FITTED_UNTIL)[:7]}, some of which are of this split."
+    ]
 
 
 def _of_bars(evaluation: Mapping[str, Any]) -> list[str]:

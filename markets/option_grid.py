@@ -2,7 +2,9 @@
 
 A grid has one row a snapshot, strike and right: ``timestamp`` (UTC), ``strike``, ``right`` (C or P) and ``mid``, in
 points of any index that moves with the underlying: a volatility knows no scale. A row that is labelled 09:35 New York
-holds values of the minute that **begins** then, so it is known at 09:36, at the close of the session's bar 5.
+holds values of the minute that **begins** then, so it is known at 09:36, at the close of the session's bar 5. Labels
+are whole minutes: what rows stamped inside a minute (09:35:30) hold may be later than its end, so they are never read
+as that minute's, and a session that has no others there is refused.
 
 The forward is the median of ``K + C - P`` over the strikes that have both mids (put-call parity, r = 0). The implied
 deviation there is read from the put at the strike below it and the call at the strike above it, linear in the strike
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from markets.errors import DataError
 from markets.option_clocks import remaining_share, volatility_on_variance_clock
 from markets.option_prices import CALL, PUT, implied_deviation
-from markets.session_calendar import MINUTE, locate, place_in_session
+from markets.session_calendar import FIRST_YEAR, MINUTE, locate, place_in_session
 
 Floats = NDArray[np.float64]
 Times = NDArray[np.datetime64]
@@ -32,6 +34,7 @@ LABEL = "09:35"  # New York; the snapshot whose values count
 LABEL_MINUTE = 5  # of the session; its close is 09:36
 NEEDED = ("timestamp", "strike", "right", "mid")
 RIGHTS = ("C", "P")
+CALENDAR_BEGINS = np.datetime64(f"{FIRST_YEAR}-01-01", "ns")
 _log = logging.getLogger(__name__)
 
 
@@ -65,12 +68,24 @@ def day_volatilities(table: pd.DataFrame) -> tuple[NDArray[np.datetime64], Float
     """Return the New York days with a usable snapshot ``(G,)``, rising, and their volatilities ``(G,)``.
 
     A snapshot is usable where mids on both sides of its forward give a positive deviation; others are left out.
+
+    Raises:
+        DataError: a session has rows inside the label's minute and none at its beginning.
     """
     grid = read(table)
     if not len(grid):
         return np.empty(0, "datetime64[D]"), np.empty(0)
     day, minute, minutes = place_in_session(grid["time"].to_numpy())
     grid = grid.assign(day=day, bars=minutes)[minute == LABEL_MINUTE]
+    whole = (grid["time"] == grid["time"].dt.floor("min")).to_numpy()
+    astray = ~grid["day"].isin(grid["day"][whole]).to_numpy()
+    if astray.any():
+        row = int(grid.index[astray.argmax()])
+        raise DataError(
+            f"grid: column 'timestamp', row {row}: {grid['time'][row]} UTC lies inside the minute {LABEL}, of which "
+            f"there is no row: stamp snapshots with the whole minute whose values they hold, known when it is over"
+        )
+    grid = grid[whole]
     days, values = [], []
     for (date, bars), rows in grid.groupby(["day", "bars"]):
         _, deviation = at_the_money(rows)
@@ -107,6 +122,8 @@ def at_the_money(rows: pd.DataFrame) -> tuple[float, float]:
 def read(table: pd.DataFrame) -> pd.DataFrame:
     """Check a grid and return ``time`` (UTC, without a zone), ``strike``, ``right`` and ``mid`` of its positive mids.
 
+    The index holds the rows' places in ``table``. Rows from before the session calendar begins are left out and told.
+
     Raises:
         DataError: naming the column, and the row where one is at fault.
     """
@@ -116,6 +133,11 @@ def read(table: pd.DataFrame) -> pd.DataFrame:
     for name in NEEDED:
         if name not in names:
             raise DataError(f"grid: column {name!r} is missing; the columns are {', '.join(map(str, table.columns))}")
+    if not len(table):
+        return pd.DataFrame({
+            "time": np.empty(0, "datetime64[ns]"), "strike": np.empty(0), "right": np.empty(0, object),
+            "mid": np.empty(0),
+        })  # fmt: skip
     right = table[names["right"]].astype(str).str.upper()
     wrong = ~right.isin(RIGHTS).to_numpy()
     if wrong.any():
@@ -125,7 +147,13 @@ def read(table: pd.DataFrame) -> pd.DataFrame:
         "time": read_times(table[names["timestamp"]], "timestamp"), "strike": numbers(table[names["strike"]], "strike"),
         "right": right.to_numpy(), "mid": numbers(table[names["mid"]], "mid"),
     })  # fmt: skip
-    frame = frame[np.isfinite(frame["strike"]) & (frame["strike"] > 0.0) & (frame["mid"] > 0.0)]
+    early = (frame["time"] < CALENDAR_BEGINS).to_numpy()
+    if early.any():
+        _log.warning(
+            "grid: %d of %d rows, from row %d on (%s), lie before the session calendar begins (%d) and are left out",
+            early.sum(), len(frame), early.argmax(), frame["time"][int(early.argmax())], FIRST_YEAR,
+        )  # fmt: skip
+    frame = frame[~early & np.isfinite(frame["strike"]) & (frame["strike"] > 0.0) & (frame["mid"] > 0.0)]
     twice = frame.duplicated(["time", "strike", "right"]).to_numpy()
     if twice.any():
         row = int(frame.index[twice.argmax()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ def value(text: str) -> Any:
 def whole(text: str) -> int:
     """Read a whole number, also one written as 1e6 or 1_000_000."""
     number = float(text)
-    if number != int(number):
+    if not math.isfinite(number) or number != int(number):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(number)
 

@@ -24,6 +24,7 @@ from scripts import folders
 from scripts.arguments import add_env_arguments, pairs, whole
 
 STUDIES = ("calibration", "fairness", "fills")
+SESSIONS, MOST_SEEDS, DIGITS = 2_000, 1_000, 15
 OWN = {  # flags that only some studies read
     "grid": ("calibration",), "quotes": ("calibration",), "points": ("calibration",), "minutes": ("fairness",),
     "bars": ("calibration", "fills"), "sessions": ("fairness", "fills"), "seeds": ("fairness", "fills"),
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure and print; exit status 1 where options are not fairly priced."""
     for name, studies in OWN.items():
-        if getattr(options, name) and options.study not in studies:
+        if getattr(options, name) not in (None, []) and options.study not in studies:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} is of {' and '.join(studies)}, not of {options.study}: leave it out")
     if options.png and options.out is None:
@@ -91,9 +92,12 @@ def _calibration(options: argparse.Namespace) -> dict[str, Any]:
 def _fairness(options: argparse.Namespace) -> dict[str, Any]:
     from agents.option_fairness import fairness, markets_of
 
-    markets = markets_of(options.sessions or 2000, _range(options.seeds or "1..5", "--seeds"))
-    minutes = [_number(word, "--minutes") for word in (options.minutes or "0").split(",")]
-    return fairness(markets, minutes, **pairs(options.env_arg, "--env-arg"))
+    settings = pairs(options.env_arg, "--env-arg")
+    if "bars" in settings:
+        raise ConfigError(f"--env-arg bars={settings['bars']!r}: fairness is of the generated markets of --seeds")
+    markets = markets_of(_sessions(options), _range("1..5" if options.seeds is None else options.seeds, "--seeds"))
+    words = "0" if options.minutes is None else options.minutes
+    return fairness(markets, [_number(word, "--minutes") for word in words.split(",")], settings)
 
 
 def _fills(options: argparse.Namespace) -> dict[str, Any]:
@@ -101,8 +105,15 @@ def _fills(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.bars is not None and options.sessions is not None:
         raise ConfigError("--sessions is of generated bars: leave it out with --bars")
-    bars = options.bars or f"synthetic:spy?seed=1&sessions={options.sessions or 2000}"
-    return shortfall(bars, _range(options.seeds or "0..2", "--seeds"), **pairs(options.env_arg, "--env-arg"))
+    settings = pairs(options.env_arg, "--env-arg")
+    if "bars" in settings:
+        raise ConfigError(f"--env-arg bars={settings['bars']!r}: give the bars of fills with --bars")
+    bars = f"synthetic:spy?seed=1&sessions={_sessions(options)}" if options.bars is None else options.bars
+    return shortfall(bars, _range("0..2" if options.seeds is None else options.seeds, "--seeds"), settings)
+
+
+def _sessions(options: argparse.Namespace) -> int:
+    return SESSIONS if options.sessions is None else int(options.sessions)
 
 
 def _range(text: str, flag: str) -> list[int]:
@@ -112,12 +123,14 @@ def _range(text: str, flag: str) -> list[int]:
     end = _number(last, flag) if dots else begin
     if end < begin:
         raise ConfigError(f"{flag} {text!r} ends before it begins")
+    if end - begin >= MOST_SEEDS:
+        raise ConfigError(f"{flag} {text!r} are {end - begin + 1:,} numbers: at most {MOST_SEEDS:,}")
     return list(range(begin, end + 1))
 
 
 def _number(text: str, flag: str) -> int:
-    if not text.strip().isdecimal():
-        raise ConfigError(f"{flag}: {text!r} is not a whole number from 0")
+    if not text.strip().isdecimal() or len(text) > DIGITS:
+        raise ConfigError(f"{flag}: {text!r} is not a whole number from 0 of at most {DIGITS} digits")
     return int(text)
 
 
@@ -128,6 +141,9 @@ def _shown(study: str, result: dict[str, Any]) -> str:
     """Write the result as text."""
     if study == "calibration":
         parts = [f"{result['snapshots']} snapshots, {result['snapshots_left_out']} left out; errors in USD per share"]
+        if "quotes" in result:
+            reasons = (f"{count} {reason}" for reason, count in result["quotes_left_out"].items() if count)
+            parts.append(f"{result['quotes']} quotes; left out: {', '.join(reasons) or 'none'}")
         for name in ("mids", "by_time", "by_moneyness", "spreads"):
             if name in result:
                 parts += [f"\n{name.replace('_', ' ')}", _table(result[name])]
@@ -170,6 +186,8 @@ def _pivot(result: dict[str, Any], iv: str) -> str:
 
 
 def _table(rows: Sequence[dict[str, Any]], names: Iterable[str] | None = None) -> str:
+    if not rows:
+        return "none"
     columns = list(names or rows[0])
     cells = [columns, *([_cell(row.get(name, "-")) for name in columns] for row in rows)]
     widths = [max(len(line[k]) for line in cells) for k in range(len(columns))]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import regimegym
@@ -51,9 +53,52 @@ def test_arms_differ_and_finished_runs_are_kept(tmp_path: Path, monkeypatch: pyt
     assert len(asked) == 7
     with pytest.raises(ConfigError, match=r"shown-0\.json is a run with steps=1000, not 2000"):
         ablation.run(config(tmp_path, steps=2_000))
-    (tmp_path / "shown-0.json").write_text("{}")
-    with pytest.raises(ConfigError, match="is no run of an ablation"):
+    kept = json.loads((tmp_path / "shown-0.json").read_text())
+    for text in (
+        "{}", "[]", "3", "{", '{"identity": 3}', '{"identity": {}}', json.dumps({"identity": kept["identity"]}),
+        json.dumps({**kept, "mean": "much"}), json.dumps({**kept, "costs": math.nan}),
+        json.dumps({**kept, "mean": True}),
+    ):  # fmt: skip
+        (tmp_path / "shown-0.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"shown-0\.json is no run of an ablation"):
+            ablation.run(config(tmp_path))
+    (tmp_path / "shown-0.json").write_text(json.dumps({**kept, "identity": {}}))
+    with pytest.raises(ConfigError, match=r"shown-0\.json is a run with env=None"):
         ablation.run(config(tmp_path))
+
+
+def test_a_run_is_of_its_encoder_s_weights_and_its_scaler(tmp_path: Path) -> None:
+    plain = config(tmp_path)
+    found = ablation._identity(plain, 0, "shown")
+    assert found["encoder"] is None
+    assert len(found["scaler"]) == 64
+    game = game_of("ZeroDTE", ZeroDTEConfig(bars="synthetic:spy?seed=0&sessions=20"))
+    (tmp_path / "scaler.json").write_text(json.dumps(game.details["scaler"].to_json()))
+    given = config(tmp_path, arguments={"bars": BARS, "scaler": str(tmp_path / "scaler.json")})
+    assert ablation._identity(given, 0, "shown")["scaler"] == game.details["scaler"].hash != found["scaler"]
+    again = game_of("ZeroDTE", ZeroDTEConfig(bars="synthetic:spy?seed=7&sessions=20"))
+    before = ablation._identity(given, 0, "shown")
+    (tmp_path / "scaler.json").write_text(json.dumps(again.details["scaler"].to_json()))
+    after = ablation._identity(given, 0, "shown")
+    assert {name for name in before if before[name] != after[name]} == {"scaler"}, "the same file name, other numbers"
+    jepa = config(tmp_path, env="ZeroDTE-JEPA-v0")
+    seen = ablation._identity(jepa, 0, "shown")["encoder"]
+    assert seen["name"] == "jepa-spy-1m"
+    assert len(seen["sha256"]) == 64
+
+
+def test_equal_values_share_the_mean_of_their_ranks() -> None:
+    table = np.array([[3.0, 1.0], [1.0, 1.0], [3.0, 0.0], [2.0, 1.0], [3.0, 1.0]])
+    ranks = ablation.average_ranks(table)
+    assert ranks[:, 0].tolist() == [4.0, 1.0, 4.0, 2.0, 4.0]
+    assert ranks[:, 1].tolist() == [3.5, 3.5, 1.0, 3.5, 3.5]
+    draw = np.random.default_rng(3)
+    flag = draw.integers(0, 2, 5_000).astype(float)
+    pair = np.stack([flag, flag * draw.integers(0, 3, 5_000)], axis=1)
+    known = pd.DataFrame(pair).corr("spearman").iloc[0, 1]
+    assert np.corrcoef(ablation.average_ranks(pair).T)[0, 1] == pytest.approx(known, abs=1e-12)
+    in_order_of_rows = pair.argsort(axis=0).argsort(axis=0)
+    assert np.corrcoef(in_order_of_rows.T)[0, 1] != pytest.approx(known, abs=0.05), "the mutant without ties"
 
 
 def test_paired_differences_have_their_mean_and_interval() -> None:

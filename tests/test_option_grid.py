@@ -198,6 +198,38 @@ def test_a_grid_that_does_not_fit_is_refused(change: Callable[[pd.DataFrame], pd
         option_grid.column(change(grid_of(bars)), bars.time)
 
 
+def test_rows_inside_a_minute_are_never_read_as_its_own() -> None:
+    bars = sources.load(SPY)
+    table = grid_of(bars)
+    wanted = option_grid.column(table, bars.time)
+    first = table["timestamp"] == bars.time[KNOWN]
+    inside = [
+        table[first].assign(timestamp=table["timestamp"] + pd.Timedelta(seconds=after), mid=1.5 * table["mid"])
+        for after in (12, 24)
+    ]
+    mixed = pd.concat([table, *inside], ignore_index=True)
+    assert option_grid.column(mixed, bars.time).tobytes() == wanted.tobytes()
+    moved = pd.concat([table[~first], inside[0]], ignore_index=True)
+    row = int((~first).sum())
+    with pytest.raises(DataError, match=rf"row {row}: .*:35:12 UTC lies inside the minute 09:35, of which there is no"):
+        option_grid.column(moved, bars.time)
+    elsewhere = pd.concat([table, table[-22:].assign(timestamp=table["timestamp"] + pd.Timedelta(seconds=30))])
+    assert option_grid.column(elsewhere, bars.time).tobytes() == wanted.tobytes(), "a minute that nothing is read from"
+
+
+def test_rows_before_the_calendar_are_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    bars = sources.load(SPY)
+    table = grid_of(bars)
+    old = table.head(22).assign(timestamp=pd.Timestamp("2012-12-31T14:35"))
+    both = pd.concat([table, old], ignore_index=True)
+    with caplog.at_level(logging.WARNING):
+        found = option_grid.column(both, bars.time)
+    assert found.tobytes() == option_grid.column(table, bars.time).tobytes()
+    assert f"grid: 22 of {len(both)} rows, from row {len(table)} on (2012-12-31 14:35:00)" in caplog.text
+    assert np.isnan(option_grid.column(table[:0], bars.time)).all()
+    assert np.isnan(option_grid.column(old, bars.time)).all()
+
+
 def test_typed_errors() -> None:
     with pytest.raises(DataError, match=r"atm_volatility.*grid="):
         build("ZeroDTE", bars=SPY, iv="grid")

@@ -18,11 +18,13 @@ from agents import daily, metrics, report, trades
 from agents.agent import Agent
 from agents.baselines import AtOpen, Idle, RandomLegal
 from agents.evaluation import COST_SCALES, Walk, evaluate, score, scored_curve, walk
+from agents.option_samples import model_in_sample
 from agents.trades import FORCED, SETTLED, SOLD, OptionTrades
 from envs import zero_dte_columns as c
 from envs.make import game_of
 from envs.simulation import Game
 from envs.zero_dte_config import ZeroDTEConfig
+from markets import sources
 from markets.errors import ConfigError
 
 BARS = "synthetic:spy?seed=3&sessions=30"  # 6 of them in each of validation and test
@@ -188,6 +190,91 @@ def test_intervals_hold_the_score_and_resample_sessions_only() -> None:
     for name in ("total_return", "sharpe", "mean_session_pnl"):
         assert other[f"{name}_interval"] == row[f"{name}_interval"]
     assert other["max_drawdown_interval"] != row["max_drawdown_interval"]
+
+
+def lost_in(days: Any, equity: Any, place: int) -> tuple[Any, Any]:
+    """The same walk, with a session that loses everything by its last minute."""
+    pnl = days.pnl.copy()
+    pnl[place] = -days.start
+    parts = [part / part[0] for part in np.split(equity[:, 0], days.first[1:])]
+    parts[place] = parts[place] * np.linspace(1.0, 0.0, len(parts[place]))
+    chained, curve = 1.0, []
+    for part in parts:
+        curve.append(chained * part)
+        chained = max(chained * part[-1], metrics.RUIN)
+    return replace(days, pnl=pnl), np.repeat(days.start * np.concatenate(curve)[:, None], 2, axis=1)
+
+
+def test_a_total_loss_has_finite_intervals_of_the_returns_that_are_scored() -> None:
+    walked = walk(often(), game(fill="market"), (0.0, 1.0))
+    assert walked.days is not None
+    days, equity = lost_in(walked.days, walked.equity, 2)
+    row = score(replace(walked, days=days, equity=equity), 525_600.0)
+    assert row["total_return"] == pytest.approx(metrics.RUIN - 1.0)
+    assert row["total_return_at_cost_scale"]["1"] == row["total_return"]
+    assert row["max_drawdown"] == pytest.approx(1.0, abs=2e-6)
+    for name in ("total_return", "sharpe", "max_drawdown", "mean_session_pnl"):
+        low, high = row[f"{name}_interval"]
+        assert np.isfinite([low, high]).all(), name
+        assert low <= row[name] <= high, name
+    scored = metrics.simple_returns(days.curve(0))
+    assert scored[3:].tolist() == [0.0] * (len(scored) - 3), "nothing is left to earn on"
+    once = np.arange(len(scored))[None]
+    assert daily._drawdowns(days.first, equity[:, 0], once)[0] == pytest.approx(row["max_drawdown"])
+    falls = [one["max_drawdown"] for one in daily.rows_of("a", days, equity[:, 0], 0)]
+    assert falls[2] == pytest.approx(1.0, abs=2e-6)
+    parts = np.split(walked.equity[:, 0], days.first[1:])
+    assert falls[3:] == pytest.approx([metrics.max_drawdown(part) for part in parts[3:]])
+    assert max(falls[3:]) > 0.0, "the sessions after it have falls of their own"
+
+
+@pytest.mark.parametrize(
+    ("start", "source", "arguments", "says"),
+    [
+        ("2025-05-01", "frame", {}, "default smile and vix_ratio were fitted on sessions of 2023-11 to 2025-06"),
+        ("2025-05-01", "frame", {"smile": "-0.05,-0.04,0.03,0.05"}, "default vix_ratio was fitted"),
+        ("2025-05-01", "frame", {"vix_ratio": 1.2}, "default smile was fitted"),
+        ("2025-05-01", "frame", {"smile": "-0.05,-0.04,0.03,0.05", "vix_ratio": 1.2}, ""),
+        ("2025-05-01", "", {}, ""),
+        ("2025-07-01", "frame", {}, ""),
+        ("2023-09-01", "frame", {}, ""),
+    ],
+)
+def test_a_report_says_that_the_model_was_fitted_on_its_split(
+    start: str, source: str, arguments: dict[str, Any], says: str
+) -> None:
+    bars = sources.load(f"synthetic:spy?seed=3&sessions=15&start={start}")
+    real = replace(bars, source=source) if source else bars
+    found = model_in_sample(game(bars=real, **arguments))
+    assert bool(found) == bool(says)
+    if start == "2025-05-01" and not (arguments.get("vix_ratio") and source):
+        config = ZeroDTEConfig(bars=real, split="validation", **arguments)
+        notes = report.notes(evaluate({}, "ZeroDTE", config))
+        assert [note for note in notes if "IN SAMPLE" in note] == [note for note in notes if says and says in note]
+        assert len([note for note in notes if "IN SAMPLE" in note]) == len(found[:1])
+
+
+class FarCalls(Agent):
+    """Puts everything on calls far out of the money whenever it may."""
+
+    name = "far calls"
+
+    def predict(
+        self, obs: Any, state: Any = None, start: Any = None, deterministic: bool = True, action_masks: Any = None
+    ) -> tuple[Any, Any]:
+        return np.where(action_masks[:, 1], 1.0, 0.0)[:, None], state
+
+
+def test_an_account_that_loses_everything_is_reported() -> None:
+    result = evaluate({"far": FarCalls()}, "ZeroDTE", ZeroDTEConfig(
+        bars=BARS, split="validation", risk=1.0, fill="market", forced_exit=None, entry_cut_off=0.0, strike_offset=6,
+        initial_equity=100.0, fee=0.0,
+    ))  # fmt: skip
+    walked, row = result["walks"]["far"], result["rows"]["far"]
+    assert walked.days.returns(walked.scales.index(1.0)).min() < metrics.RUIN - 1.0, "a total loss happened"
+    assert np.isfinite([bound for name in row if name.endswith("_interval") for bound in row[name]]).all()
+    for lane in range(len(walked.scales)):
+        assert daily.rows_of("far", walked.days, walked.equity[:, lane], lane)
 
 
 def test_a_resampled_drawdown_is_that_of_the_sessions_put_one_after_the_other() -> None:

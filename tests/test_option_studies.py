@@ -15,7 +15,7 @@ import pytest
 
 import regimegym
 from agents import option_shortfall
-from agents.option_calibration import calibrate, spreads
+from agents.option_calibration import calibrate, snapshots, spreads
 from agents.option_fairness import STRADDLE, fairness, markets_of, row
 from agents.option_shortfall import plan, shortfall
 from agents.session_intervals import deviation, mean, ratio, session_interval
@@ -115,12 +115,95 @@ def test_modelled_spreads_equal_quotes_that_the_model_made() -> None:
                 (start + pd.Timedelta(minutes=minute), strike, "C", 10.025 * premium - half, 10.025 * premium + half)
             )
     quotes = pd.DataFrame(rows, columns=["timestamp", "strike", "right", "bid", "ask"])
-    for found in spreads(quotes, spy, 10.025):
+    for found in spreads(quotes, spy, 10.025)[0]:
         assert found["measured mean"] == pytest.approx(found["model mean"], rel=1e-6)
     doubled = quotes.assign(ask=quotes["ask"] + (quotes["ask"] - quotes["bid"]))
-    assert any(found["measured mean"] > 1.5 * found["model mean"] for found in spreads(doubled, spy, 10.025))
+    assert any(found["measured mean"] > 1.5 * found["model mean"] for found in spreads(doubled, spy, 10.025)[0])
     with pytest.raises(DataError, match="quotes: column 'ask' is missing"):
         spreads(quotes.drop(columns="ask"), spy, 10.025)
+
+
+def some_quotes() -> pd.DataFrame:
+    start = pd.Timestamp("2025-02-03T14:30", tz="UTC")
+    rows = [
+        (start + pd.Timedelta(seconds=12 * k), strike, right, 9.0, 9.5, 6000.0)
+        for k in range(10)
+        for strike, right in ((6000.0, "C"), (6000.0, "P"), (5950.0, "P"))
+    ]
+    return pd.DataFrame(rows, columns=["timestamp", "strike", "right", "bid", "ask", "forward_parity"])
+
+
+def test_quotes_of_any_writing_are_read_alike_and_what_is_left_out_is_counted() -> None:
+    spy, quotes = SameDayOption(), some_quotes()
+    wanted, counts = spreads(quotes, spy, 10.025)
+    assert counts["quotes"] == 6
+    assert {reason: n for reason, n in counts["quotes_left_out"].items() if n} == {"later in their minute": 24}
+    epoch = quotes["timestamp"].dt.tz_localize(None).astype("datetime64[ms]").astype("int64")
+    for same in (
+        quotes.rename(columns=str.upper), quotes.assign(timestamp=epoch),
+        quotes.assign(right=quotes["right"].str.lower()),
+        quotes.assign(timestamp=quotes["timestamp"].dt.tz_localize(None)), quotes.astype({"right": "category"}),
+        quotes.assign(bid=quotes["bid"].astype(str)),
+    ):  # fmt: skip
+        assert spreads(same, spy, 10.025) == (wanted, counts)
+    worse = pd.concat([
+        quotes.head(2).assign(bid=10.0), quotes.head(3).assign(ask=np.nan), quotes.head(1).assign(bid=-1.0),
+        quotes.head(5).assign(timestamp=quotes["timestamp"] - pd.Timedelta(hours=1)),
+        quotes.head(6).assign(timestamp=pd.Timestamp("2010-02-03T15:00", tz="UTC")),
+        quotes.head(7).assign(bid=0.0, ask=0.0), quotes.head(8).assign(forward_parity=np.nan),
+        quotes.head(1).assign(strike=600.0), quotes,
+    ], ignore_index=True)  # fmt: skip
+    found, counted = spreads(worse, spy, 10.025)
+    assert found == wanted, "a bad quote does not stand in the way of the minute's first good one"
+    assert counted["quotes_left_out"] == {
+        "outside the sessions": 11, "without a number": 4, "crossed": 2, "at a price of 0": 7,
+        "far from the parity forward": 9, "later in their minute": 24,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q: q[:0], "quotes: the table has no rows"),
+        (lambda q: q.assign(timestamp=q["timestamp"] + pd.Timedelta(hours=9)), "30 rows is usable: 30 outside the ses"),
+        (lambda q: q.assign(forward_parity=np.nan), "30 rows is usable: 30 far from the parity forward"),
+        (lambda q: q.assign(bid=q["ask"] + 1.0), "30 rows is usable: 30 crossed"),
+        (lambda q: q.assign(bid=["x", *q["bid"][1:]]), "column 'bid', row 0: 'x' is not a number"),
+        (lambda q: q.assign(timestamp=q["timestamp"].where(q.index != 3)), "column 'timestamp', row 3: NaT is not a"),
+        (lambda q: q.assign(BID=1.0), "column 'bid' is there twice"),
+    ],
+)
+def test_quotes_that_say_nothing_are_refused(change: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        spreads(change(some_quotes()), SameDayOption(), 10.025)
+    for points in (0.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="points="):
+            spreads(some_quotes(), SameDayOption(), points)
+
+
+def test_a_grid_of_any_writing_gives_the_same_snapshots_and_a_useless_one_is_refused() -> None:
+    bars = sources.load(MARKET)
+    grid = quoted(bars)
+    wanted, left_out = snapshots(bars, grid)
+    epoch = grid["timestamp"].astype("datetime64[ms]").astype("int64")
+    for same in (
+        grid.rename(columns=str.upper), grid.assign(timestamp=epoch), grid.assign(underlying=np.nan),
+        grid.assign(underlying=grid["underlying"].astype(str)),
+    ):  # fmt: skip
+        found, said = snapshots(bars, same)
+        pd.testing.assert_frame_equal(found, wanted)
+        assert said == left_out
+    stamp, text = grid["timestamp"].where(grid.index != 3), grid["underlying"].astype(str) + "x"
+    for bad, message in (
+        (grid.assign(underlying=0.0), r"none of 36 snapshots on the bars is usable: the parity forward of 36 is"),
+        (grid.assign(underlying=-1.0), "the parity forward of 36"),
+        (grid.assign(underlying=text), "column 'underlying', row 0: .*x' is not a number"),
+        (grid.assign(timestamp=stamp), "column 'timestamp', row 3"),
+        (grid[grid["right"] == "C"], "the others have no strike with both mids"),
+        (grid[:0], "no snapshot of the grid falls on the bars"),
+    ):
+        with pytest.raises(DataError, match=message):
+            snapshots(bars, bad)
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------
@@ -146,7 +229,7 @@ def test_an_interval_over_sessions_is_that_of_the_central_limit() -> None:
 def test_straddles_on_generated_sessions_are_fair_at_the_index_and_nowhere_else(
     ratio_of_index: float, holds: bool
 ) -> None:
-    result = fairness(markets_of(600, [1, 2]), draws=200, vix_ratio=ratio_of_index)
+    result = fairness(markets_of(600, [1, 2]), settings={"vix_ratio": ratio_of_index}, draws=200)
     pooled = result["rows"][-1]
     print({name: pooled[name] for name in ("payoff / price", "realised / implied", "buyer loses", "seller loses")})
     assert result["holds"] == holds
@@ -161,7 +244,7 @@ def test_buyer_and_seller_together_lose_spread_and_fees_to_the_cent() -> None:
     both = found["buyer loses"][0] + found["seller loses"][0]
     assert both == pytest.approx(2.0 * found["spread and fees"], rel=1e-9)
     assert found["payoff / price"][0] == pytest.approx((sessions[:, 0] / sessions[:, 1]).mean())
-    with pytest.raises(ConfigError, match="minute=400 must lie within the sessions"):
+    with pytest.raises(ConfigError, match="minute=400 must be from 0 to 388"):
         fairness(["synthetic:spy?seed=1&sessions=6"], [400])
 
 
@@ -175,7 +258,7 @@ def figures(result: dict[str, Any], fill: str, side: str) -> dict[str, Any]:
 
 
 def test_a_market_order_pays_half_the_spread_and_the_fee_and_is_not_selected() -> None:
-    result = shortfall(FILLS, [0], draws=300, entry_cut_off=60.0)
+    result = shortfall(FILLS, [0], {"entry_cut_off": 60.0}, draws=300)
     bought = figures(result, "market", "buy")
     game = game_of("ZeroDTE", ZeroDTEConfig(bars=FILLS, fill="market", entry_cut_off=60.0))
     chosen = plan(game, 0)
@@ -185,13 +268,13 @@ def test_a_market_order_pays_half_the_spread_and_the_fee_and_is_not_selected() -
     assert bought["fill rate"] == (1.0, 1.0, 1.0)
     assert bought["at the fill"][0] == pytest.approx(0.5 * spread.mean() + 0.06, rel=0.15)
     assert bought["selection"][1] < 0.0 < bought["selection"][2]
-    free = shortfall(FILLS, [0], draws=50, entry_cut_off=60.0, cost_scale=0.0)
+    free = shortfall(FILLS, [0], {"entry_cut_off": 60.0, "cost_scale": 0.0}, draws=50)
     assert figures(free, "market", "buy")["at the fill"][0] < 0.9 * bought["at the fill"][0]
 
 
 def test_limit_orders_are_selected_unless_nobody_knows_more_and_fill_by_the_worked_example() -> None:
     known = shortfall(FILLS, [0, 1], draws=100)
-    blind = shortfall(FILLS, [0, 1], draws=100, selection=0.0)
+    blind = shortfall(FILLS, [0, 1], {"selection": 0.0}, draws=100)
     assert figures(known, "limit", "buy")["selection"][1] > 0.5
     assert figures(blind, "limit", "buy")["selection"][0] < 0.4 * figures(known, "limit", "buy")["selection"][0]
     assert blind["first_minute"]["even"]["filled"][1] < 0.75
@@ -214,7 +297,9 @@ def test_both_kinds_of_orders_are_played_on_the_same_decisions(monkeypatch: pyte
     assert first != second
     assert one == two
     with pytest.raises(ConfigError, match="fill is what is compared"):
-        shortfall("synthetic:spy?seed=5&sessions=30", [4], fill="limit")
+        shortfall("synthetic:spy?seed=5&sessions=30", [4], {"fill": "limit"})
+    with pytest.raises(ConfigError, match="entry_cut_off=208 leaves no minute to buy in"):
+        shortfall("synthetic:spy?seed=5&sessions=30&early_close=only", [4], {"entry_cut_off": 208.0})
 
 
 # --- the verb ---------------------------------------------------------------------------------------------------------
@@ -252,6 +337,18 @@ def test_the_verb_writes_table_json_and_picture(tmp_path: Path, capsys: pytest.C
         (["fills", "--bars", "synthetic:spy?sessions=9", "--sessions", "9"], "--sessions is of generated bars"),
         (["fairness", "--minutes", "x"], "--minutes: 'x' is not a whole number"),
         (["fairness", "--png"], "--png needs --out"),
+        (["fairness", "--env-arg", "nonsense=3"], "unknown argument of ZeroDTE-v0 'nonsense'"),
+        (["fairness", "--env-arg", "minutes=3"], "unknown argument of ZeroDTE-v0 'minutes'"),
+        (["fills", "--env-arg", "draws=5"], "unknown argument of ZeroDTE-v0 'draws'"),
+        (["fairness", "--env-arg", "bars=x"], "--env-arg bars='x': fairness is of the generated markets"),
+        (["fills", "--env-arg", "bars=x"], "--env-arg bars='x': give the bars of fills with --bars"),
+        (["fills", "--env-arg", "actions=sized"], "actions is 'discrete' here"),
+        (["fairness", "--sessions", "0"], "sessions='0' is not a whole number of at least 1"),
+        (["fills", "--sessions", "0"], "sessions='0' is not a whole number of at least 1"),
+        (["calibration", "--sessions", "0"], "--sessions is of fairness and fills, not of calibration"),
+        (["fills", "--seeds", "1..99999999999"], "'1..99999999999' are 99,999,999,999 numbers: at most 1,000"),
+        (["fairness", "--seeds", "9" * 5000], "of at most 15 digits"),
+        (["fairness", "--sessions", "4", "--seeds", "1", "--minutes", "389"], "minute=389 must be from 0 to 388"),
         (["calibration", "--bars", "synthetic:spy?sessions=9", "--grid", "nowhere.csv"], "no file 'nowhere.csv'"),
     ],
 )
