@@ -167,9 +167,9 @@ def test_the_number_of_blocks_leaves_ten_rows_each(rows: int, blocks: int) -> No
 # Coverage of the stationary bootstrap
 
 
-def coverage(mean_block: float, runs: int = 1000) -> float:
-    """Share of AR(1) records, coefficient 0.3, 1,000 bars, whose 95 % interval holds the true Sharpe ratio."""
-    bars, slope, sharpe = 1000, 0.3, 0.05
+def coverage(mean_block: float, runs: int = 1000, bars: int = 1000) -> float:
+    """Share of AR(1) records, coefficient 0.3, whose 95 % interval holds the true Sharpe ratio."""
+    slope, sharpe = 0.3, 0.05
     noise = np.random.default_rng(SEED).standard_normal((bars + 50, runs))
     for row in range(1, bars + 50):
         noise[row] += slope * noise[row - 1]
@@ -182,10 +182,23 @@ def coverage(mean_block: float, runs: int = 1000) -> float:
 
 
 def test_intervals_of_autocorrelated_returns_hold_the_truth_as_often_as_they_say() -> None:
+    """1,000 bars in 50 blocks, and what an evaluation does with a quarter of hourly bars: 13 blocks of a week."""
     print(f"seed {SEED}")
-    found = coverage(20.0)
-    print(f"coverage {found:.3f} of nominal 0.95")
-    assert abs(found - 0.95) <= 0.03
+    for mean_block, bars in ((20.0, 1000), (168.0, 2190)):
+        found = coverage(mean_block, bars=bars)
+        print(f"{bars} bars, blocks of {mean_block:g}: coverage {found:.3f} of nominal 0.95")
+        assert abs(found - 0.95) <= 0.03
+
+
+@pytest.mark.parametrize(("blocks", "expected"), [(13, 1.19), (78, 1.03), (1e6, 1.0)])
+def test_intervals_from_few_blocks_are_wider(blocks: float, expected: float) -> None:
+    assert bootstrap.widening(100_000, 100_000 / blocks) == pytest.approx(expected, abs=0.005)
+
+
+def test_percentiles_that_are_not_widened_miss_the_truth_of_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin."""
+    monkeypatch.setattr(bootstrap, "WIDENED", ())
+    assert coverage(168.0, bars=2190) < 0.92
 
 
 def test_intervals_that_take_bars_as_independent_do_not() -> None:
