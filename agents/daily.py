@@ -76,7 +76,7 @@ def statistics(days: Days, lane: int) -> dict[str, Any]:
 def intervals(
     days: Days, equity: Floats, lane: int, mean_block: float, draws: int, seed: int
 ) -> dict[str, list[float] | None]:
-    """Return 95 % intervals over resampled sessions, widened as those of bars are; None for each with fewer than two sessions.
+    """Return 95 % intervals over resampled sessions, widened as those of bars; None for each with under two sessions.
 
     Args:
         equity: ``(T+1,)`` the walk's curve at that scale. mean_block: in sessions.
@@ -96,7 +96,7 @@ def intervals(
         "max_drawdown": _drawdowns(days.first, equity, rows),
         "mean_session_pnl": days.start * drawn.mean(axis=1),
     }
-    found = {}
+    found: dict[str, list[float] | None] = {}
     for name in names:
         low, middle, high = np.percentile(values[name], [2.5, 50.0, 97.5])
         factor = 1.0 if name == "max_drawdown" else bootstrap.widening(len(returns), block)
