@@ -234,8 +234,8 @@ def plot(evaluation: Mapping[str, Any], path: Path) -> Path:
 def _cells(row: Mapping[str, Any]) -> Sequence[str]:
     scaled = row["total_return_at_cost_scale"]
     return (
-        _with_interval(row["total_return"], row.get("total_return_interval"), 100.0, "%"),
-        _with_interval(row["sharpe"], row.get("sharpe_interval"), 1.0, ""),
+        with_interval(row["total_return"], row.get("total_return_interval"), 100.0, "%"),
+        with_interval(row["sharpe"], row.get("sharpe_interval"), 1.0, ""),
         _deflated(row),
         f"{100 * row['max_drawdown']:.1f} %",
         f"{row['mean_exposure']:+.2f}x",
@@ -252,9 +252,9 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
 def _session_cells(row: Mapping[str, Any]) -> Sequence[str]:
     scaled, ends = row["total_return_at_cost_scale"], ("trades_sold", "trades_forced_exit", "trades_settled")
     return (
-        _with_interval(row["total_return"], row.get("total_return_interval"), 100.0, "%"),
-        _with_interval(row["mean_session_pnl"], row.get("mean_session_pnl_interval"), 1.0, "USD"),
-        _with_interval(row["sharpe"], row.get("sharpe_interval"), 1.0, ""),
+        with_interval(row["total_return"], row.get("total_return_interval"), 100.0, "%"),
+        with_interval(row["mean_session_pnl"], row.get("mean_session_pnl_interval"), 1.0, "USD"),
+        with_interval(row["sharpe"], row.get("sharpe_interval"), 1.0, ""),
         _deflated(row),
         f"{100 * row['max_drawdown']:.1f} %",
         f"{row['trades']:,.0f} ({100 * row['trades_won']:.0f} %)",
@@ -269,7 +269,8 @@ def _session_cells(row: Mapping[str, Any]) -> Sequence[str]:
     )
 
 
-def _with_interval(value: float, interval: Sequence[float] | None, scale: float, unit: str) -> str:
+def with_interval(value: float, interval: Sequence[float] | None, scale: float, unit: str) -> str:
+    """Return a number and its interval as text, both times ``scale``; without a unit with two digits."""
     digits = 1 if unit else 2
     text = f"{scale * value:.{digits}f}{' ' + unit if unit else ''}"
     if interval is None:
