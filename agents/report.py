@@ -137,18 +137,24 @@ def _of_trials(evaluation: Mapping[str, Any]) -> list[str]:
     trials, found = evaluation.get("trials"), evaluation.get("overfitting")
     if trials is None:
         return []
-    spread = (
-        f"the spread of {trials['scored']} validation Sharpe ratios"
-        if trials["scored"] > 1
-        else "the spread that ratios without skill have, 1/sqrt(T)"
-    )
-    sentences = [
+    tried = (
         f"Tried on these bars as far as this machine knows: {trials['configurations']} configuration(s), "
         f"{trials['runs']} training run(s) with their seeds. DSR, deflated Sharpe ratio: the probability that the true "
-        f"one is above {trials['chance_sharpe']:.2f} a year, what the best of {trials['runs']} shows by luck with "
-        f"{spread}; returns taken as independent. So many trials need {trials['minimum_years']:.1f} years for a Sharpe "
-        "ratio of 1.",
-    ]
+    )
+    if trials["runs"] > 1:
+        spread = (
+            f"the spread of {trials['scored']} validation Sharpe ratios"
+            if trials["scored"] > 1
+            else "the spread of ratios without skill, 1/sqrt(T)"
+        )
+        tried += (
+            f"one is above {trials['chance_sharpe']:.2f} a year, what the best of {trials['runs']} shows by luck with "
+            f"{spread}. So many trials need {trials['minimum_years']:.1f} years for a Sharpe ratio of 1 not to be "
+            f"luck; this split has {trials['years']:.1f}. "
+        )
+    else:
+        tried += "one is above 0, since one trial leaves nothing to choose from. "
+    sentences = [f"{tried}Returns are taken as independent."]
     if found is not None:
         sentences.append(
             f"PBO {found['probability']:.2f}: probability of overfitting by CSCV over the {found['strategies']} agents "

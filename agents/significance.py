@@ -25,13 +25,15 @@ def deflate(walks: Mapping[str, Walk], names: Sequence[str], trials: Trials, per
     """Return what was tried, and ``rows``: name -> deflated Sharpe ratio (a probability) of each named walk.
 
     It is None for a walk without spread, whose Sharpe ratio is not defined. ``chance_sharpe`` is the annual Sharpe
-    ratio that the best of the trials shows without skill, ``minimum_years`` the length below which that is above 1.
+    ratio that the best of the trials shows without skill, ``minimum_years`` the length below which that is above 1,
+    ``years`` the length there is.
     """
     rows: dict[str, float | None] = {}
-    chance = 0.0
+    chance = years = 0.0
     for name in names:
         curve, periods = _curve(walks[name], periods_per_year)
         returns = metrics.simple_returns(curve)
+        years = len(returns) / periods
         deviation = 1.0 / math.sqrt(len(returns)) if trials.deviation is None else trials.deviation
         chance = expected_maximum_sharpe(max(trials.runs, 1), deviation) * math.sqrt(periods)
         rows[name] = None
@@ -46,6 +48,7 @@ def deflate(walks: Mapping[str, Walk], names: Sequence[str], trials: Trials, per
         "scored": trials.scored,
         "chance_sharpe": chance,
         "minimum_years": minimum_backtest_years(max(trials.runs, 1)),
+        "years": years,
         "rows": rows,
     }
 

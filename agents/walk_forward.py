@@ -10,6 +10,9 @@ Scaler and policy see the training part, the checkpoint is chosen on the validat
 embargo before it is looked at until then. Every fold's agent starts flat at the close of the first test bar, with fresh
 equity; the returns of the folds, put one after the other, are the out-of-sample record. What is retrained is one
 configuration: its record is one trial, and the trials that deflate it are the walk-forward runs known on these bars.
+
+A fold's agent names its bars ``memory:..``, the cut that only this process knows; elsewhere it is evaluated on other
+bars (``regimegym evaluate DIR/fold-01 --bars ..``), with split dates of their own.
 """
 
 from __future__ import annotations

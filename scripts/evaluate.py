@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or (first.parent if first.is_file() else first)
     name = f"evaluation-{options.split}"
     ledger = report.write_ledger(result, out, name)
-    content = {key: value for key, value in result.items() if key != "walks"}
+    content = {key: value for key, value in result.items() if key != "walks"} | {"flags": report.flags(result)}
     if ledger:
         content["ledger"] = ledger
     (out / f"{name}.json").write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")

@@ -195,6 +195,24 @@ def test_a_deflated_ratio_is_a_probability_that_falls_with_the_trials() -> None:
     assert unknown["chance_sharpe"] == pytest.approx(0.846 * math.sqrt(HOURS / len(gains)), rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("runs", "scored", "words"),
+    [
+        (1, 1, "one is above 0, since one trial leaves nothing to choose from"),
+        (9, 1, "what the best of 9 shows by luck with the spread of ratios without skill"),
+        (45, 40, "So many trials need 5.0 years for a Sharpe ratio of 1 not to be luck; this split has 0.1"),
+    ],
+)
+def test_the_report_says_what_was_tried(runs: int, scored: int, words: str) -> None:
+    walked = walks()
+    trials = deflate(walked, ["b"], Trials(3, runs, 0.01 if scored > 1 else None, scored), HOURS)
+    facts = {"split": "validation", "source": "s", "first": "2022", "last": "2023", "periods_per_year": HOURS}
+    text = "\n".join(report.notes({**facts, "trials": trials, "overfitting": None}))
+    assert f"3 configuration(s), {runs} training run(s)" in text
+    assert words in text
+    assert "PBO" not in text
+
+
 def test_overfitting_of_a_table_is_that_of_its_returns() -> None:
     walked = walks()
     found = overfitting(walked, list(walked), HOURS)
@@ -221,6 +239,7 @@ def test_the_command_line_reports_by_regime_and_what_was_tried(
     found = json.loads(capsys.readouterr().out)
     assert (found["trials"]["configurations"], found["trials"]["runs"], found["trials"]["scored"]) == (1, 2, 2)
     assert found["overfitting"]["strategies"] == 2
+    assert found["flags"] == []
     steps = found["table"]["idle"]["bars"]
     for rows in found["by_regime"]["rows"].values():
         assert sum(row["steps"] for row in rows.values()) == steps
@@ -228,5 +247,6 @@ def test_the_command_line_reports_by_regime_and_what_was_tried(
     for words in ("| agent | regime | steps |", "1 configuration(s), 2 training run(s)", "PBO", "Transition cost"):
         assert words in text
     assert "READ BEFORE" not in text
+    assert "what the best of 2 shows by luck with the spread of 2 validation Sharpe ratios" in text
     assert regimegym.main(["evaluate", folders[0], "--quiet"]) == 0
     assert capsys.readouterr().out.startswith("**READ BEFORE**: this test range was read 1 time(s)")
