@@ -21,11 +21,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.simulation import Game
+if TYPE_CHECKING:
+    from envs.simulation import Game
 
 CHOSEN = ("env", "algo", "arguments", "settings", "policy", "lanes")  # what makes a configuration
 IRRELEVANT = ("bars", "allow_in_sample", "info", "render_mode")  # arguments that choose nothing, or stand elsewhere

@@ -89,6 +89,10 @@ def show(result: dict[str, Any]) -> None:
             str(place), row["validation"][1][:10], f"{row['test'][0][:10]} to {row['test'][1][:10]}",
             f"{chosen['steps']:,}", f"{chosen['sharpe']:.2f}", *cells(row["scores"]["agent"]),
         )  # fmt: skip
+    again = sum(row["touches"] > 1 for row in result["folds"])
+    if again:
+        said = "their tests were read on this machine before; what was chosen after looking at them is no test."
+        console.print(f"**READ BEFORE**: {again} of {len(result['folds'])} folds: {said}", style="bold", markup=False)
     console.print(f"{result['env']} on {result['source']}, {result['scheme']}, embargo {result['embargo_bars']} bars")
     console.print(view)
     view = Table("stitched", "return [95 %]", "Sharpe [95 %]", "DSR", "max drawdown")

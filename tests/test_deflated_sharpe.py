@@ -203,4 +203,4 @@ def test_percentiles_that_are_not_widened_miss_the_truth_of_few_blocks(monkeypat
 
 def test_intervals_that_take_bars_as_independent_do_not() -> None:
     """Twin: such records with blocks of one bar, nearly."""
-    assert coverage(1.2, 250) < 0.92
+    assert coverage(1.2, 150) < 0.92

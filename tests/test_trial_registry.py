@@ -92,12 +92,17 @@ def test_a_score_that_is_no_number_is_none() -> None:
 
 
 def test_processes_that_write_at_once_lose_no_line(own_folder: Path) -> None:
-    code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
-        "from agents.trial_registry import record_trial\nfrom test_trial_registry import run\n"
-        "for k in range(150): record_trial(run(seed=1000 * int(sys.argv[1]) + k, settings={'pad': 'x' * 3000}))"
-    )
-    started = [subprocess.Popen([sys.executable, "-c", code, str(k)], cwd=ROOT) for k in range(2)]
+    code = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("registry", "agents/trial_registry.py")  # without torch: both begin soon
+registry = sys.modules["registry"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(registry)
+run = json.loads(sys.argv[2])
+for k in range(150):
+    registry.record_trial({**run, "seed": 1000 * int(sys.argv[1]) + k})
+"""
+    padded = json.dumps(run(settings={"pad": "x" * 3000}))
+    started = [subprocess.Popen([sys.executable, "-c", code, str(k), padded], cwd=ROOT) for k in range(2)]
     assert [process.wait(timeout=120) for process in started] == [0, 0]
     lines = [line for line in trial_log().read_text(encoding="utf-8").splitlines() if line]
     assert len(lines) == 300

@@ -128,6 +128,7 @@ def test_another_walk_forward_on_the_same_bars_is_one_trial_more(done: dict[str,
     for _ in range(2):
         assert run(config(done["out"]))["runs"] == 1
     more = run(config(tmp_path / "more", folds=1))
+    assert [fold["touches"] for fold in more["folds"]] == [1]
     assert (more["configurations"], more["runs"]) == (2, 2)
     again = run(config(done["out"]))
     assert again["table"]["agent"]["deflated_sharpe"] < done["table"]["agent"]["deflated_sharpe"]
