@@ -21,6 +21,7 @@ VERBS = {
     "demo": "train and evaluate on a synthetic market, one to three minutes",
     "train": "train an agent on bars and save it",
     "evaluate": "walk saved agents and every baseline through a split",
+    "walk-forward": "retrain fold by fold and stitch the out-of-sample record",
     "pretrain": "train an encoder on bars and save it with its card",
     "encoder-card": "print the card of an encoder, every figure measured anew",
     "visualize": "draw what an encoder sees: embedding, regimes over the price, spectra",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ Integers = npt.NDArray[np.int64]
 Evaluator = Callable[[Integers, Integers], Array]  # (starts, sizes) of blocks, both (draws, blocks) -> (draws,)
 
 CHUNK = 2**20  # resampled bars in memory at once
+WIDENED = ("mean", "sharpe", "log_growth")  # statistics whose percentiles are too close together where blocks are few
 
 
 def stationary_bootstrap_indices(
@@ -72,11 +74,12 @@ def confidence_interval(
 ) -> tuple[float, float]:
     """Percentile interval ``(low, high)`` of a statistic of returns (T,); arguments of ``bootstrap_statistic``.
 
-    ``periods_per_year`` annualises "sharpe" only. Blocks must outlast the dependence (one week of bars) and be many:
-    with a handful of blocks every interval is too narrow. Raises ConfigError as there, and for a level outside (0, 1).
+    That of "mean", "sharpe" and "log_growth" is widened about its median by :func:`widening`, without which a walk of
+    13 blocks has 91 % intervals instead of 95 %. ``periods_per_year`` annualises "sharpe" only. Blocks must outlast the
+    dependence (one week of bars). Raises ConfigError as there, and for a level outside (0, 1).
     """
-    values = _bootstrap([returns], statistic, mean_block, draws, seed, periods_per_year)
-    return _percentiles(values[0], level)
+    values: Array = _bootstrap([returns], statistic, mean_block, draws, seed, periods_per_year)[0]
+    return _interval(values, statistic, len(np.atleast_1d(returns)), mean_block, level)
 
 
 def paired_difference_interval(
@@ -93,10 +96,32 @@ def paired_difference_interval(
     """Percentile interval of ``statistic(first) - statistic(second)``, two series (T,) over the same bars.
 
     Both are read at the same resampled bars, so that what the market did to both cancels. ``periods_per_year``
-    annualises "sharpe" only. Raises ConfigError as ``confidence_interval``, and for unequal lengths.
+    annualises "sharpe" only. Widened and raising ConfigError as ``confidence_interval``, and for unequal lengths.
     """
     values = _bootstrap([first, second], statistic, mean_block, draws, seed, periods_per_year)
-    return _percentiles(values[0] - values[1], level)
+    return _interval(values[0] - values[1], statistic, len(np.atleast_1d(first)), mean_block, level)
+
+
+def widening(length: int, mean_block: float, level: float = 0.95) -> float:
+    """Factor by which an interval from few blocks must be wider than its percentiles, for a mean or a ratio of means.
+
+    With ``A = mean_block / length``, independent returns have an expected bootstrap variance of
+    ``1 - 2 A + 2 A^2 (1 - exp(-1 / A))`` times the true one (the covariances that it adds up are taken about the mean
+    of the sample), and the variance it estimates is as unsure as one of 1 / A degrees of freedom, so that Student's t
+    takes the normal quantile's place (expansion of Abramowitz & Stegun 26.7.5). 1.03 for 78 blocks, 1.19 for 13.
+    """
+    if not 0.0 < level < 1.0:
+        raise ConfigError(f"level={level!r} must lie between 0 and 1")
+    share = mean_block / length
+    variance = 1.0 - 2.0 * share + 2.0 * share**2 * (1.0 - math.exp(-1.0 / share))
+    z = NormalDist().inv_cdf((1.0 + level) / 2.0)
+    terms = (
+        (z**3 + z) / 4.0,
+        (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / 96.0,
+        (3.0 * z**7 + 19.0 * z**5 + 17.0 * z**3 - 15.0 * z) / 384.0,
+    )
+    student = z + sum(term * share**power for power, term in enumerate(terms, 1))
+    return student / z / math.sqrt(variance)
 
 
 def interquartile_mean(values: npt.ArrayLike) -> float:
@@ -254,6 +279,16 @@ def _trimmed(values: Array) -> Array:
     cut = values.shape[1] // 4
     middle: Array = np.sort(values, axis=1)[:, cut : values.shape[1] - cut].mean(axis=1)
     return middle
+
+
+def _interval(
+    values: Array, statistic: str | Callable[[Array], Array], length: int, mean_block: float, level: float
+) -> tuple[float, float]:
+    low, high = _percentiles(values, level)
+    if statistic not in WIDENED:
+        return low, high
+    middle, factor = float(np.median(values)), widening(length, mean_block, level)
+    return middle + factor * (low - middle), middle + factor * (high - middle)
 
 
 def _percentiles(values: Array, level: float) -> tuple[float, float]:

@@ -9,27 +9,35 @@ from typing import Any
 
 from agents.artefact import PolicyAgent, load
 from agents.baselines import baselines_of
+from agents.by_regime import by_regime, regimes_of
 from agents.evaluation import evaluate, over_seeds
 from agents.recipe import resolve, whole_split
+from agents.significance import deflate, overfitting
+from agents.trial_registry import trials_on
 from envs.make import game_of
 from markets.errors import ArtefactError
+from markets.session_calendar import SESSIONS_PER_YEAR
 
 RECIPE = ("env", "algo", "arguments", "settings", "policy", "lanes")  # runs that share these differ by their seed only
 
 
-def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: bool = True) -> dict[str, Any]:
+def compare(
+    paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: bool = True, regimes: bool = False
+) -> dict[str, Any]:
     """Evaluate the agents in ``paths`` and every baseline on ``split``.
 
     Args:
-        changes: environment arguments that replace the saved ones.
+        changes: environment arguments that replace the saved ones. regimes: report by regime as well.
 
     Returns:
         The result of :func:`agents.evaluation.evaluate`, with ``table``: baselines, one row per recipe over its runs
-        (interquartile mean) where there are several, then each run.
+        (interquartile mean) where there are several, then each run with its deflated Sharpe ratio; ``trials`` and
+        ``overfitting`` of :mod:`agents.significance`; ``by_regime`` of :mod:`agents.by_regime` where asked for.
 
     Raises:
         ArtefactError: the agents were trained on different environments, arguments or feature scalers, or ``changes``
             make another environment of it than they were trained on.
+        ConfigError: a report by regime where nothing tells regimes.
     """
     agents = [load(path) for path in paths]
     first = agents[0]
@@ -37,8 +45,11 @@ def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: b
         _check_same(path, agent, first)
     family, config = resolve(first.manifest["env"], {**first.manifest["arguments"], **changes})
     config = replace(whole_split(config, split), scaler=first.scaler)
+    game = game_of(family, config)
     for agent in agents:
-        agent.check(game_of(family, config))
+        agent.check(game)
+    if regimes:
+        regimes_of(game)  # what cannot be reported is said before anything is walked
     named = _names(agents)
     result = evaluate(dict(zip(named, agents, strict=True)), family, config, quiet=quiet)
     rows = result["rows"]
@@ -46,9 +57,18 @@ def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: b
     for recipe, names in _recipes(named, agents).items():
         if len(names) > 1:
             merged[f"{recipe}, {len(names)} runs (IQM)"] = over_seeds([rows[name] for name in names])
-    merged |= {name: rows[name] for name in named}
+    periods = result["periods_per_year"]
+    scored = periods if result["sessions"] is None else SESSIONS_PER_YEAR
+    manifests = [agent.manifest for agent in agents]
+    known = {game.bars.hash, *(manifest.get("bars", {}).get("hash") for manifest in manifests)}
+    trials = deflate(result["walks"], named, trials_on(known, manifests, scored), periods)
+    deflated = trials.pop("rows")
+    merged |= {name: {**rows[name], "deflated_sharpe": deflated[name]} for name in named}
     return {
         **result,
+        "trials": trials,
+        "overfitting": overfitting(result["walks"], named, periods),
+        **({"by_regime": by_regime(result["walks"], game)} if regimes else {}),
         "env": first.manifest["env"],
         "arguments": {**first.manifest["arguments"], **changes},
         "table": merged,

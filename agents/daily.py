@@ -77,7 +77,7 @@ def statistics(days: Days, lane: int) -> dict[str, Any]:
 def intervals(
     days: Days, equity: Floats, lane: int, mean_block: float, draws: int, seed: int
 ) -> dict[str, list[float] | None]:
-    """Return 95 % intervals over resampled sessions; None for each with fewer than two sessions.
+    """Return 95 % intervals over resampled sessions, widened as those of bars; None for each with under two sessions.
 
     Resampled are the returns that are scored: of the chained curve, and in money the sessions' own profits.
 
@@ -99,7 +99,12 @@ def intervals(
         "max_drawdown": _drawdowns(days.first, equity, rows),
         "mean_session_pnl": days.pnl[:, lane][rows].mean(axis=1),
     }
-    return {name: [float(bound) for bound in np.percentile(values[name], [2.5, 97.5])] for name in names}
+    found: dict[str, list[float] | None] = {}
+    for name in names:
+        low, middle, high = np.percentile(values[name], [2.5, 50.0, 97.5])
+        factor = 1.0 if name == "max_drawdown" else bootstrap.widening(len(returns), block)
+        found[name] = [float(middle + factor * (bound - middle)) for bound in (low, high)]
+    return found
 
 
 def _drawdowns(first: NDArray[np.int64], equity: Floats, rows: NDArray[np.int64]) -> Floats:

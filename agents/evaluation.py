@@ -1,22 +1,17 @@
-"""Evaluation: a deterministic walk through a whole split, with costs scaled, uncertainty, baselines and a touch log.
+"""Evaluation: a deterministic walk through a whole split, with costs scaled, uncertainty and baselines.
 
 Every agent is walked at several cost scales at once (one lane each). After a termination the rest of the split counts
 as flat. Returns are per bar of the split; intervals come from a stationary bootstrap over the walk, whose blocks
 average one week. Where an episode is a session, the sessions of the split are walked one after the other, each from the
 start equity, every lane with the same fills; the total return chains their growth, and returns and intervals are of
 whole sessions (:mod:`agents.daily`). Agents are given the masks of legal actions where the family has some. Reading a
-test split is written down, because a split that was read often is no longer a test.
+test split is written down (:mod:`agents.trial_registry`), because a split that was read often is no longer a test.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +25,7 @@ from agents.daily import Days
 from agents.lanes import Lanes
 from agents.option_samples import model_in_sample
 from agents.trades import LEDGERS, OptionTrades
+from agents.trial_registry import overlapping_touches, record_touch
 from envs.make import game_of
 from envs.simulation import END, END_CODE, END_CODES, EQUITY, OUTCOME, Game
 from markets.errors import ConfigError
@@ -40,7 +36,24 @@ DRAWS = 2_000
 WEEK = 7.0 / 365.0  # of a year
 AS_PLANNED = ("", "end of the split", "episode length", "session close")  # ends that nobody caused
 
-_log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Steps:
+    """What one account did step by step, the T steps of a walk (of all its sessions, one after the other).
+
+    Attributes:
+        row: ``(T,)`` bar in which each step traded. gain: ``(T,)`` simple return. exposure: ``(T,)`` at its close.
+        turnover: ``(T,)`` in units of the equity before. items: of the family's ledger, ``(T,)`` each, in money.
+        costs: ``(T,)`` money; the ledger's costs together. equity: ``(T,)`` before the step.
+    """
+
+    row: NDArray[np.int64]
+    gain: NDArray[np.float64]
+    exposure: NDArray[np.float64]
+    turnover: NDArray[np.float64]
+    items: dict[str, NDArray[np.float64]]
+    costs: NDArray[np.float64]
+    equity: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class Walk:
         ended_by: reason per scale; empty where the whole split was walked.
         days: the sessions, where an episode is one; ``equity`` then chains their growth, and each begins with at least
             :data:`agents.metrics.RUIN` of the start.
+        steps: step by step, at cost scale 1 or the first one.
     """
 
     time: NDArray[np.datetime64]
@@ -63,6 +77,7 @@ class Walk:
     ended_by: tuple[str, ...]
     scales: tuple[float, ...]
     days: Days | None = None
+    steps: Steps | None = None
 
 
 def walk(
@@ -72,8 +87,10 @@ def walk(
     agent.bind(game.all_names)
     lanes, every = Lanes(game, scales), np.ones(len(scales), bool)
     ledger, watched = game.ledger, scales.index(1.0) if 1.0 in scales else 0
+    costly, listed = list(ledger.costs), list(ledger.items.values())
     book = LEDGERS[game.recipe[0]](game) if game.recipe[0] in LEDGERS else None
     sessions: list[tuple[int, NDArray[Any], NDArray[Any]]] = []
+    parts: list[Steps] = []
     totals = {name: np.zeros(len(scales)) for name in ledger.items}
     turnover, codes = np.zeros(len(scales)), np.zeros(len(scales), dtype=np.int64)
     times, curves, exposures = [], [], []
@@ -88,6 +105,7 @@ def walk(
         exposure = np.zeros((steps + 1, len(scales)))
         equity[0] = accounts[:, EQUITY]
         alive, episode_start = every.copy(), every.copy()
+        flows = np.zeros((2 + len(ledger.items), steps))  # of the watched account: turnover, costs, items
         for step in range(1, steps + 1):
             actions, state = agent.predict(lanes.seen(), state, episode_start, True, lanes.action_masks())
             episode_start[:] = False
@@ -97,9 +115,13 @@ def walk(
             exposure[step] = np.where(alive, ledger.held(accounts) / np.maximum(equity[step], 1e-9), 0.0)
             for name, column in ledger.items.items():
                 totals[name] += np.where(alive, accounts[:, column], 0.0)
-            turnover += np.where(alive, ledger.traded(accounts) / np.maximum(equity[step - 1], 1e-9), 0.0)
-            if book is not None and alive[watched]:
-                book.step(accounts[watched])
+            traded = np.where(alive, ledger.traded(accounts) / np.maximum(equity[step - 1], 1e-9), 0.0)
+            turnover += traded
+            if alive[watched]:
+                account = accounts[watched]
+                flows[:, step - 1] = (traded[watched], account[costly].sum(), *account[listed])
+                if book is not None:
+                    book.step(account)
             ending = alive & (accounts[:, OUTCOME] != 0.0)
             codes[ending] = accounts[ending, END_CODE].astype(np.int64)
             alive &= ~ending
@@ -115,10 +137,35 @@ def walk(
         curves.append(equity * chained)
         exposures.append(exposure)
         chained = np.maximum(chained * (equity[-1] / equity[0]), metrics.RUIN)  # 0 would hide the sessions after it
+        parts.append(_steps_of(start, equity[:, watched], exposure[1:, watched], flows, tuple(ledger.items)))
     reasons = tuple("" if END_CODES[code] in AS_PLANNED else END_CODES[code] for code in codes)
     whole = (np.concatenate(times), np.concatenate(curves), np.concatenate(exposures))
     days = None if game.starts is None else _days(game, sessions, curves[0][0, 0], book)
-    return Walk(*whole, totals, turnover, reasons, tuple(scales), days)
+    return Walk(*whole, totals, turnover, reasons, tuple(scales), days, _joined(parts))
+
+
+def _steps_of(
+    start: int, equity: NDArray[np.float64], exposure: NDArray[np.float64], flows: NDArray[np.float64],
+    names: tuple[str, ...],
+) -> Steps:  # fmt: skip
+    rows = np.arange(start + 1, start + len(equity))
+    items = dict(zip(names, flows[2:], strict=True))
+    gain = metrics.simple_returns(equity) if len(rows) else np.zeros(0)
+    return Steps(rows, gain, exposure, flows[0], items, flows[1], equity[:-1])
+
+
+def _joined(parts: Sequence[Steps]) -> Steps:
+    if len(parts) == 1:
+        return parts[0]
+    return Steps(
+        row=np.concatenate([part.row for part in parts]),
+        gain=np.concatenate([part.gain for part in parts]),
+        exposure=np.concatenate([part.exposure for part in parts]),
+        turnover=np.concatenate([part.turnover for part in parts]),
+        items={name: np.concatenate([part.items[name] for part in parts]) for name in parts[0].items},
+        costs=np.concatenate([part.costs for part in parts]),
+        equity=np.concatenate([part.equity for part in parts]),
+    )
 
 
 def _days(game: Game, sessions: Sequence[tuple[int, Any, Any]], start: float, book: OptionTrades | None) -> Days:
@@ -237,6 +284,7 @@ def evaluate(
             walks[name] = walk(agent, games.get(name, game), COST_SCALES, bar.update)
     periods = game.bars.periods_per_year
     rows = {name: score(result, periods, seed) for name, result in walks.items()}
+    overlapping = overlapping_touches(game) if config.split == "test" else 0
     touches = record_touch(game, list(agents)) if config.split == "test" else 0
     return {
         "rows": rows,
@@ -246,6 +294,7 @@ def evaluate(
         "last": str(game.bars.close_time[game.last]),
         "source": game.bars.source,
         "touches": touches,
+        "overlapping_touches": overlapping,
         "periods_per_year": periods,
         "sessions": None if game.starts is None else len(game.starts),
         "encoder": game.details.get("encoder"),
@@ -279,35 +328,6 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, An
 def _median_break_even(scales: Sequence[float | None]) -> float | None:
     """Median where None stands for "beyond every scale tried", which a mean cannot take; None where it reaches that."""
     return _finite(float(np.median([np.inf if scale is None else scale for scale in scales])))
-
-
-def touch_log() -> Path:
-    """Return the file in which readings of test splits are written down."""
-    folder = os.environ.get("REGIMEGYM_CACHE")
-    return (Path(folder) if folder else Path.home() / ".cache" / "regimegym") / "test-touches.jsonl"
-
-
-def record_touch(game: Game, names: Sequence[str]) -> int:
-    """Write down that a test split was read and return how often it has been, this time included.
-
-    The same bars and rows count as the same split, whatever they are called. An unwritable log is said and tolerated.
-    """
-    path = touch_log()
-    key = f"{game.bars.hash}:{game.first}:{game.last}"
-    entry = {
-        "split": key,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "source": game.bars.source,
-        "agents": list(names),
-    }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        return sum(1 for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if f'"{key}"' in line)
-    except OSError as error:
-        _log.warning("the reading of the test split could not be written down in %s: %s", path, error)
-        return 1
 
 
 def _finite(value: float) -> float | None:

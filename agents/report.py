@@ -19,18 +19,20 @@ from markets.errors import require
 from markets.session_calendar import SESSIONS_PER_YEAR
 
 COLUMNS = (
-    "agent", "total return [95 %]", "Sharpe [95 %]", "max drawdown", "exposure", "turnover/yr", "fees", "spread+impact",
-    "funding", "liquidations", "return at 0x/2x/5x costs", "break-even",
+    "agent", "total return [95 %]", "Sharpe [95 %]", "DSR", "max drawdown", "exposure", "turnover/yr", "fees",
+    "spread+impact", "funding", "liquidations", "return at 0x/2x/5x costs", "break-even",
 )  # fmt: skip
-
-
 SESSION_COLUMNS = (
-    "agent", "total return [95 %]", "P&L/session [95 %]", "Sharpe [95 %]", "max drawdown", "trades (won)",
+    "agent", "total return [95 %]", "P&L/session [95 %]", "Sharpe [95 %]", "DSR", "max drawdown", "trades (won)",
     "sold/forced/settled", "exposure", "turnover/yr", "fees", "spread", "illegal", "return at 0x/2x/5x costs",
     "break-even",
 )  # fmt: skip
-NARROW = (0, 1, 2, 3, 4, 5, 9)  # of COLUMNS, where a terminal has no room for all
-NARROW_SESSIONS = (0, 1, 2, 3, 4, 5, 11)
+REGIME_COLUMNS = (
+    "agent", "regime", "steps", "entries", "return", "mean/step, bp", "sd/step, bp", "Sharpe", "max drawdown",
+    "exposure (absolute)", "turnover/yr", "costs", "funding", "transition cost, bp",
+)  # fmt: skip
+NARROW = (0, 1, 2, 3, 4, 5, 6, 10)  # of COLUMNS, where a terminal has no room for all
+NARROW_SESSIONS = (0, 1, 2, 3, 4, 5, 6, 12)
 
 
 def columns(rows: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -47,9 +49,65 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 def markdown(evaluation: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the table and what it rests on as Markdown."""
     headings = columns(rows)
+    lines = [line for sentence in flags(evaluation) for line in (sentence, "")]
+    lines += _grid(headings, table(rows))
+    lines += ["", *notes(evaluation)]
+    if "by_regime" in evaluation:
+        lines += ["", *_grid(REGIME_COLUMNS, regime_table(evaluation["by_regime"])), ""]
+        lines += regime_notes(evaluation["by_regime"])
+    return "\n".join(lines) + "\n"
+
+
+def flags(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return what has to be known before the table is read: that the test range is no fresh one."""
+    again, others = evaluation["touches"] - 1, evaluation.get("overlapping_touches", 0)
+    if evaluation["split"] != "test" or (again < 1 and not others):
+        return []
+    known = [f"{again} time(s)" if again > 0 else "", f"{others} time(s) at other dates that overlap" if others else ""]
+    return [
+        f"**READ BEFORE**: this test range was read {' and '.join(filter(None, known))} on this machine before this "
+        "evaluation; what was chosen after looking at it is no test."
+    ]
+
+
+def regime_table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows of the report by regime as text, in the order of ``REGIME_COLUMNS``."""
+    return [[name, regime, *_regime_cells(row)] for name, rows in found["rows"].items() for regime, row in rows.items()]
+
+
+def regime_notes(found: Mapping[str, Any]) -> list[str]:
+    """Return the sentences that belong under the table by regime."""
+    true = found["source"] == "true"
+    return [
+        "Regimes: the true one of the bar in which a step traded."
+        if true
+        else f"Regimes: the most likely one by {found['source']} at the close before a step traded.",
+        f"Drawdown of a regime's own steps, one after the other. Transition cost: fees, spread and impact in the first "
+        f"{found['window']} bars after each change into the regime, in basis points of equity per entry, and "
+        "their share of all costs paid in it. Funding: positive is paid.",
+    ]
+
+
+def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
-    lines += ["| " + " | ".join(cells) + " |" for cells in table(rows)]
-    return "\n".join([*lines, "", *notes(evaluation)]) + "\n"
+    return lines + ["| " + " | ".join(cells) + " |" for cells in rows]
+
+
+def _regime_cells(row: Mapping[str, Any]) -> Sequence[str]:
+    return (
+        f"{row['steps']:,} ({100 * row['share']:.0f} %)",
+        f"{row['entries']:,}",
+        f"{100 * row['total_return']:.1f} %",
+        f"{1e4 * row['mean_return']:+.2f}",
+        f"{1e4 * row['deviation']:.1f}",
+        f"{row['sharpe']:.2f}",
+        f"{100 * row['max_drawdown']:.1f} %",
+        f"{row['mean_exposure']:+.2f}x ({row['mean_absolute_exposure']:.2f}x)",
+        f"{row['turnover_per_year']:,.0f}x",
+        f"{row['costs']:,.0f}",
+        f"{row['funding']:,.0f}" if "funding" in row else "-",
+        f"{1e4 * row['transition_cost']:.2f} ({100 * row['transition_share']:.0f} %)",
+    )
 
 
 def notes(evaluation: Mapping[str, Any]) -> list[str]:
@@ -69,6 +127,7 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
         f"{evaluation['last'][:16]} UTC.",
         *([f"Encoder `{eyes['name']}`, SHA-256 {eyes['sha256'][:16]}."] if eyes else []),
         *(_of_bars(evaluation) if evaluation.get("sessions") is None else _of_sessions(evaluation)),
+        *_of_trials(evaluation),
     ]
     if evaluation["split"] == "test":
         sentences.append(f"This test range has been read {evaluation['touches']} time(s) on this machine.")
@@ -83,6 +142,38 @@ def _of_model(names: Sequence[str]) -> list[str]:
         f"**IN SAMPLE**: the option model's {what} fitted on sessions of {str(FITTED_FROM)[:7]} to "
         f"{str(FITTED_UNTIL)[:7]}, some of which are of this split."
     ]
+
+
+def _of_trials(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return what was tried on the bars, and what that does to the table."""
+    trials, found = evaluation.get("trials"), evaluation.get("overfitting")
+    if trials is None:
+        return []
+    tried = (
+        f"Tried on these bars as far as this machine knows: {trials['configurations']} configuration(s), "
+        f"{trials['runs']} training run(s) with their seeds. DSR, deflated Sharpe ratio: the probability that the true "
+    )
+    if trials["runs"] > 1:
+        spread = (
+            f"the spread of {trials['scored']} validation Sharpe ratios"
+            if trials["scored"] > 1
+            else "the spread of ratios without skill, 1/sqrt(T)"
+        )
+        tried += (
+            f"one is above {trials['chance_sharpe']:.2f} a year, what the best of {trials['runs']} shows by luck with "
+            f"{spread}. So many trials need {trials['minimum_years']:.1f} years for a Sharpe ratio of 1 not to be "
+            f"luck; this split has {trials['years']:.1f}. "
+        )
+    else:
+        tried += "one is above 0, since one trial leaves nothing to choose from. "
+    sentences = [f"{tried}Returns are taken as independent."]
+    if found is not None:
+        sentences.append(
+            f"PBO {found['probability']:.2f}: probability of overfitting by CSCV over the {found['strategies']} agents "
+            f"of this table (no baselines), {found['blocks']} blocks of {found['periods'] // found['blocks']} periods, "
+            f"{found['ways']:,} ways; 0.5 is what strategies without skill have."
+        )
+    return sentences
 
 
 def _of_bars(evaluation: Mapping[str, Any]) -> list[str]:
@@ -161,8 +252,9 @@ def plot(evaluation: Mapping[str, Any], path: Path) -> Path:
 def _cells(row: Mapping[str, Any]) -> Sequence[str]:
     scaled = row["total_return_at_cost_scale"]
     return (
-        _with_interval(row["total_return"], row.get("total_return_interval"), 100.0, "%"),
-        _with_interval(row["sharpe"], row.get("sharpe_interval"), 1.0, ""),
+        with_interval(row["total_return"], row.get("total_return_interval"), 100.0, "%"),
+        with_interval(row["sharpe"], row.get("sharpe_interval"), 1.0, ""),
+        _deflated(row),
         f"{100 * row['max_drawdown']:.1f} %",
         f"{row['mean_exposure']:+.2f}x",
         f"{row['turnover_per_year']:,.0f}x",
@@ -178,9 +270,10 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
 def _session_cells(row: Mapping[str, Any]) -> Sequence[str]:
     scaled, ends = row["total_return_at_cost_scale"], ("trades_sold", "trades_forced_exit", "trades_settled")
     return (
-        _with_interval(row["total_return"], row.get("total_return_interval"), 100.0, "%"),
-        _with_interval(row["mean_session_pnl"], row.get("mean_session_pnl_interval"), 1.0, "USD"),
-        _with_interval(row["sharpe"], row.get("sharpe_interval"), 1.0, ""),
+        with_interval(row["total_return"], row.get("total_return_interval"), 100.0, "%"),
+        with_interval(row["mean_session_pnl"], row.get("mean_session_pnl_interval"), 1.0, "USD"),
+        with_interval(row["sharpe"], row.get("sharpe_interval"), 1.0, ""),
+        _deflated(row),
         f"{100 * row['max_drawdown']:.1f} %",
         f"{row['trades']:,.0f} ({100 * row['trades_won']:.0f} %)",
         " / ".join(f"{row[name]:,.0f}" for name in ends),
@@ -194,12 +287,18 @@ def _session_cells(row: Mapping[str, Any]) -> Sequence[str]:
     )
 
 
-def _with_interval(value: float, interval: Sequence[float] | None, scale: float, unit: str) -> str:
+def with_interval(value: float, interval: Sequence[float] | None, scale: float, unit: str) -> str:
+    """Return a number and its interval as text, both times ``scale``; without a unit with two digits."""
     digits = 1 if unit else 2
     text = f"{scale * value:.{digits}f}{' ' + unit if unit else ''}"
     if interval is None:
         return text
     return f"{text} [{scale * interval[0]:.{digits}f}, {scale * interval[1]:.{digits}f}]"
+
+
+def _deflated(row: Mapping[str, Any]) -> str:
+    value = row.get("deflated_sharpe")
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _break_even(row: Mapping[str, Any]) -> str:

@@ -34,11 +34,13 @@ from agents.recipe import (
     whole_split,
 )
 from agents.sb3 import algorithm, build_model, check_actions
+from agents.trial_registry import record_trial
 from agents.vec_env import NativeVecEnv
 from envs.make import family_of, game_of
 from envs.simulation import Game
 from markets import storage
 from markets.errors import ConfigError
+from markets.session_calendar import SESSIONS_PER_YEAR
 
 LOCK = "training.lock"
 REPLACED = "agent.previous.zip"  # what --overwrite leaves of the agent that stood in its folder
@@ -127,11 +129,13 @@ def _train(
     last, why = whole_rollouts(config, done or 0)
     if last > config.steps > (done or 0):
         _log.info("%s steps asked, %s trained: %s", f"{config.steps:,}", f"{last:,}", why)
+    record_trial(run)  # a killed run was tried as well
     interrupted = _learn(config, model, choice, checkpoints)
     if interrupted is not None and model._last_obs is None:
         raise interrupted  # nothing was begun, so there is nothing to save
     path = _save(config, game, model, choice, checkpoints.seconds)
     env.close()
+    record_trial(run, choice.best_score, SESSIONS_PER_YEAR if game.starts is not None else game.bars.periods_per_year)
     if choice.best_state is not None:
         _log.info("chosen on validation: the weights after %d steps, Sharpe %.2f", choice.best_steps, choice.best_score)
     speed = (model.num_timesteps - (done or 0)) / max(checkpoints.seconds - (found.seconds if found else 0.0), 1e-9)

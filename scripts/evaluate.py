@@ -25,6 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="train, validation or test (default; each reading is logged)")
     parser.add_argument("--bars", metavar="SPEC", help="other bars than the agents were trained on")
     add_env_arguments(parser)
+    parser.add_argument(
+        "--by-regime", action="store_true",
+        help="report every agent by regime too: the true one of generated bars, else the encoder's most likely one",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the report goes (default: the first agent's DIR)"
@@ -46,14 +50,14 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None:
         folders.make(options.out)
     try:
-        result = compare(options.agents, options.split, changes, quiet=options.quiet)
+        result = compare(options.agents, options.split, changes, options.quiet, options.by_regime)
     except InSampleError as error:
         raise InSampleError(f"{error}; on the command line: --env-arg allow_in_sample=true") from error
     first = options.agents[0]
     out = options.out or (first.parent if first.is_file() else first)
     name = f"evaluation-{options.split}"
     ledger = report.write_ledger(result, out, name)
-    content = {key: value for key, value in result.items() if key != "walks"}
+    content = {key: value for key, value in result.items() if key != "walks"} | {"flags": report.flags(result)}
     if ledger:
         content["ledger"] = ledger
     (out / f"{name}.json").write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
@@ -83,9 +87,18 @@ def show(result: dict[str, Any]) -> None:
     headings = report.columns(result["table"])
     narrow = report.NARROW if headings == report.COLUMNS else report.NARROW_SESSIONS
     places = range(len(headings)) if console.width >= 190 else narrow
+    for sentence in report.flags(result):
+        console.print(sentence, style="bold", markup=False)
     view = Table(*(headings[place] for place in places), show_lines=False)
     for cells in report.table(result["table"]):
         view.add_row(*(cells[place] for place in places))
     console.print(view)
     for sentence in report.notes(result):
         console.print(sentence, style="dim")
+    if "by_regime" in result:
+        view = Table(*report.REGIME_COLUMNS)
+        for cells in report.regime_table(result["by_regime"]):
+            view.add_row(*cells)
+        console.print(view)
+        for sentence in report.regime_notes(result["by_regime"]):
+            console.print(sentence, style="dim")

@@ -17,6 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_registry(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the trainings and readings of tests out of the user's trial registry."""
+    os.environ["REGIMEGYM_CACHE"] = str(tmp_path_factory.mktemp("registry"))
+
+
 @pytest.fixture
 def fresh_games(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare every game anew in this test, so that a planted fault neither meets nor leaves a cached game."""

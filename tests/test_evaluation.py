@@ -17,7 +17,8 @@ import pytest
 from agents import report
 from agents.agent import Agent, Observation
 from agents.baselines import BASELINES, UNLEVERED, BuyAndHold, Idle, Random, baseline
-from agents.evaluation import COST_SCALES, Walk, evaluate, over_seeds, record_touch, score, touch_log, walk
+from agents.evaluation import COST_SCALES, Walk, evaluate, over_seeds, score, walk
+from agents.trial_registry import overlapping_touches, record_touch, touch_log
 from envs.make import build, game_of
 from envs.perp_columns import LEDGER
 from envs.perp_futures import PerpFuturesConfig
@@ -416,14 +417,26 @@ def test_an_evaluation_on_test_is_written_down_and_one_on_validation_is_not(own_
     assert [line["agents"] for line in lines] == [[], ["trend"]]
     assert all(line["source"] == BARS for line in lines)
     assert "read 2 time(s)" in "\n".join(report.notes(found))
+    assert "was read 1 time(s)" in report.markdown(found, found["rows"]).splitlines()[0]
+
+
+def test_a_first_reading_and_one_of_another_split_are_not_flagged() -> None:
+    first = evaluate({}, "PerpFutures", config())
+    assert report.flags(first) == []
+    assert report.markdown(first, first["rows"]).startswith("| agent")
+    assert report.flags({**first, "touches": 2, "split": "validation"}) == []
+    assert "1 time(s) at other dates" in report.flags({**first, "overlapping_touches": 1})[0]
 
 
 def test_readings_of_other_bars_and_of_other_rows_are_not_counted() -> None:
     assert record_touch(game(), []) == 1
     assert record_touch(game(bars=BARS.replace("seed=1", "seed=2")), []) == 1
     dates = {"train_end": "2020-03-01", "validation_end": "2020-04-01"}
+    assert overlapping_touches(game(**dates)) == 1  # but it is told that they have bars in common
     assert record_touch(game(**dates), []) == 1
     assert record_touch(game(), []) == 2
+    assert overlapping_touches(game()) == 1
+    assert overlapping_touches(game(bars=BARS.replace("seed=1", "seed=2"))) == 0
 
 
 def test_the_same_data_under_another_name_are_the_same_split() -> None:

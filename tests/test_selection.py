@@ -1,0 +1,95 @@
+"""Selection: doing nothing does not win over skill, skill is told from luck, and the undefined is defined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.selection import EARNING, FLAT, LOSING, Candidate, Selection, select
+from markets.errors import ConfigError
+
+SEED, BARS = 11, 600
+
+
+def noise(seed: int = 0) -> Any:
+    """Returns of one bar of 1 % deviation and mean 0."""
+    drawn = np.random.default_rng([SEED, seed]).standard_normal(BARS)
+    return 0.01 * (drawn - drawn.mean()) / drawn.std(ddof=1)
+
+
+def earning(sharpe: float, seed: int = 0) -> Any:
+    return noise(seed) + 0.01 * sharpe
+
+
+FLAT_AGENT = np.zeros(BARS)
+
+
+def check_not_won_by_idling(choose: Callable[[dict[str, Any]], str]) -> None:
+    """At every strength of skill, also where chance could explain it, and whoever is named first."""
+    for sharpe in (0.01, 0.05, 0.2):
+        agents = {"idle": FLAT_AGENT, "skilled": earning(sharpe), "losing": earning(-0.1, 1)}
+        for order in (list(agents), list(agents)[::-1]):
+            assert choose({name: agents[name] for name in order}) == "skilled", (sharpe, order)
+
+
+def test_an_agent_that_does_nothing_is_not_chosen_over_one_with_skill() -> None:
+    check_not_won_by_idling(lambda agents: select(agents, 10.0).name)
+
+
+def highest_lower_bound(agents: dict[str, Any]) -> str:
+    found = select(agents, 10.0).candidates
+    return max(found, key=lambda name: 0.0 if found[name].interval is None else found[name].interval[0])  # type: ignore[index]
+
+
+def highest_ratio_where_undefined_is_large(agents: dict[str, Any]) -> str:
+    return max(agents, key=lambda name: (agents[name].mean() + 1e-12) / (agents[name].std() + 1e-15))
+
+
+@pytest.mark.parametrize("rule", [highest_lower_bound, highest_ratio_where_undefined_is_large])
+def test_the_usual_rules_are_caught(rule: Callable[[dict[str, Any]], str]) -> None:
+    with pytest.raises(AssertionError):
+        check_not_won_by_idling(rule)
+
+
+def test_doing_nothing_is_chosen_where_everybody_else_lost() -> None:
+    found = select({"losing": earning(-0.02), "idle": FLAT_AGENT, "worse": earning(-0.3, 1)}, 10.0)
+    assert found.name == "idle"
+    assert list(found.candidates) == ["idle", "losing", "worse"]
+    assert not found.skilled
+    assert not found.ahead
+
+
+@pytest.mark.parametrize(("constant", "rank"), [(0.0, FLAT), (1e-4, FLAT), (-1e-4, LOSING)])
+def test_a_record_without_spread_has_no_ratio_and_a_class_of_its_own(constant: float, rank: int) -> None:
+    found = select({"flat": np.full(BARS, constant), "skilled": earning(0.05)}, 10.0)
+    assert found.candidates["flat"] == Candidate(0.0, None, pytest.approx(constant), rank)
+    assert found.name == "skilled"
+    assert found.candidates["skilled"].rank == EARNING
+
+
+def test_of_flat_records_the_one_that_earns_is_chosen_and_a_tie_goes_to_the_first() -> None:
+    assert select({"idle": FLAT_AGENT, "carry": np.full(BARS, 1e-5)}, 10.0).name == "carry"
+    assert select({"one": FLAT_AGENT, "two": FLAT_AGENT}, 10.0).name == "one"
+    assert select({"bleeding": np.full(BARS, -1e-5), "losing": earning(-0.1)}, 10.0).name == "losing"
+
+
+def test_skill_is_told_from_luck_and_a_lead_from_a_tie() -> None:
+    def chosen(first: float, second: float) -> Selection:
+        return select({"first": earning(first), "second": earning(second, 1)}, 5.0)
+
+    clear, luck, tie = chosen(0.4, 0.1), chosen(0.03, -0.1), chosen(0.30, 0.29)
+    assert (clear.name, clear.skilled, clear.ahead) == ("first", True, True)
+    assert (luck.name, luck.skilled) == ("first", False)
+    assert (tie.skilled, tie.ahead) == (True, False)
+    assert chosen(0.4, 0.1) == clear
+
+
+def test_bad_records_are_named() -> None:
+    for agents, words in (
+        ({}, "no agent"), ({"a": np.zeros(5), "b": np.zeros(6)}, "unequal"), ({"a": [0.0, np.nan]}, "'a'"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            select(agents, 2.0)
