@@ -28,6 +28,7 @@ from agents.agent import Agent
 from agents.baselines import baselines_of, unlevered_of
 from agents.daily import Days
 from agents.lanes import Lanes
+from agents.market_view import MarketView
 from agents.trades import LEDGERS, OptionTrades
 from envs.make import game_of
 from envs.simulation import END, END_CODE, END_CODES, EQUITY, OUTCOME, Game
@@ -69,6 +70,7 @@ def walk(
     """Walk ``agent`` deterministically through the whole split of ``game`` at each cost scale, none drawn at random."""
     agent.bind(game.all_names)
     lanes, every = Lanes(game, scales), np.ones(len(scales), bool)
+    agent.watch(MarketView(game.bars, lanes.rows))
     ledger, watched = game.ledger, scales.index(1.0) if 1.0 in scales else 0
     book = LEDGERS[game.recipe[0]](game) if game.recipe[0] in LEDGERS else None
     sessions: list[tuple[int, NDArray[Any], NDArray[Any]]] = []
