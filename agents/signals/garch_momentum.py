@@ -5,10 +5,10 @@
     direction = clip(score / full, -1, 1) where |score| >= entry, else 0
     confidence = min(|score| / full, 1), and 0 where h_(t+1) lies above its ``calm`` quantile of the training range
 
-omega, alpha, beta and mu by maximum likelihood (normal errors) on the training range. The recursion of a row starts 512
-bars before it, at the unconditional variance ``omega / (1 - alpha - beta)``, so that a row depends on no earlier bar; at
-beta = 0.95 the start weighs 4e-12. Stationarity is imposed: where the fit ends at ``alpha + beta >= 0.9999``, beta is
-cut to that sum and omega set to keep the sample variance, and the report says so.
+omega, alpha, beta and mu by maximum likelihood (normal errors) on the training range. The recursion of a row starts
+512 bars before it, at the unconditional variance ``omega / (1 - alpha - beta)``, so that a row depends on no earlier
+bar; at beta = 0.95 the start weighs 4e-12. Stationarity is imposed: where the fit ends at
+``alpha + beta >= 0.9999``, beta is cut to that sum and omega set to keep the sample variance, and the report says so.
 
 Sources: Bollerslev, J. Econometrics 31 (1986); Moskowitz, Ooi & Pedersen, J. Financial Economics 104 (2012) for
 momentum per volatility. Extra ``models`` (arch), for fitting only.
@@ -136,7 +136,7 @@ def fit_garch(returns: Floats) -> dict[str, Any]:
         "omega": omega, "alpha": alpha, "beta": beta, "mu": float(values["mu"]) / PERCENT, "variance": variance,
         "persistence": alpha + beta, "cut": cut, "converged": bool(result.convergence_flag == 0),
         "intervals": {
-            name: [float(bound) for bound in interval.loc[f"{name}[1]", ["lower", "upper"]]] for name in ("alpha", "beta")
+            name: [float(interval.loc[f"{name}[1]", end]) for end in ("lower", "upper")] for name in ("alpha", "beta")
         },
         "bars": len(returns),
     }  # fmt: skip

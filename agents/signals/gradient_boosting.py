@@ -88,7 +88,8 @@ class GradientBoosting(SignalModel):
         self._booster = xgboost.train(parameters, whole, best)
         up = float(grown[0].get_label().mean() >= 0.5)
         return {
-            "warm_up": features.warm_up(bars.interval), "trees": best, "rows": int(whole.num_row()), "held_out_rows": len(labels),
+            "warm_up": features.warm_up(bars.interval), "trees": best, "rows": int(whole.num_row()),
+            "held_out_rows": len(labels),
             "held_out_accuracy": float(np.mean((held > 0.5) == (labels > 0.5))),
             "held_out_majority": float(np.mean(labels == up)),
             "importance": self._importance(),

@@ -142,7 +142,7 @@ class MeanReversion(SignalModel):
 def engle_granger(y: Floats, x: Floats, lags: int = 24) -> dict[str, Any]:
     """Test whether ``y - a - b x`` is stationary, ``(T,)`` each; returns a, b, statistic, p value and half-life.
 
-    The half-life is in steps, and None where the spread does not revert; 0 where nothing of a deviation outlives a step.
+    The half-life is in steps, and None where the spread does not revert; 0 where nothing of a deviation outlives one.
 
     Raises:
         DataError: fewer than 100 values, or one of the two is constant.
