@@ -68,6 +68,7 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
         *([f"Encoder `{eyes['name']}`, SHA-256 {eyes['sha256'][:16]}."] if eyes else []),
         *(_of_bars(evaluation) if evaluation.get("sessions") is None else _of_sessions(evaluation)),
     ]
+    sentences += evaluation.get("remarks", [])
     if evaluation["split"] == "test":
         sentences.append(f"This test range has been read {evaluation['touches']} time(s) on this machine.")
     return sentences

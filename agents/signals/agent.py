@@ -104,8 +104,8 @@ class SignalAgent(Agent):
         lines = differences(expected, {name: found.get(name) for name in expected})
         if lines:
             raise ArtefactError(f"signal {self.name!r} was fitted for another environment:\n  " + "\n  ".join(lines))
-        game = env if isinstance(env, Game) else env.unwrapped.simulation.game
-        self.check_sample(game)
+        inner: Any = env if isinstance(env, Game) else env.unwrapped
+        self.check_sample(inner if isinstance(inner, Game) else inner.simulation.game)
 
     def check_sample(self, game: Game) -> None:
         """Raise where a split that is evaluated begins inside the training range, unless that is allowed."""

@@ -243,7 +243,7 @@ def side_by_side(parts: list[Bars]) -> Bars:
     if len(times) < 2:
         raise DataError(f"the bars of {', '.join(symbols)} have {len(times)} times in common")
     rows = [np.searchsorted(part.time, times) for part in parts]
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([part.columns[name][row] for part, row in zip(parts, rows, strict=True)], axis=1)
         for name in ("open", "high", "low", "close", "volume")
     }
