@@ -81,7 +81,8 @@ def shrunk_sharpe(returns: Floats, periods_per_year: float) -> Floats:
 
 def skilled(base: Floats, returns: Floats, periods_per_year: float) -> Floats:
     """Return the base weights times what recent skill makes of them, ``(M,)``, summing to 1."""
-    factor = np.clip(np.exp(shrunk_sharpe(returns, periods_per_year)), 1.0 / WIDEST, WIDEST)
+    bound = np.log(WIDEST)
+    factor = np.exp(np.clip(shrunk_sharpe(returns, periods_per_year), -bound, bound))
     weights = base * factor
     return np.asarray(weights / weights.sum())
 
