@@ -20,6 +20,8 @@ PACKAGES = ("markets", "encoders", "envs", "agents", "scripts")
 VERBS = {
     "demo": "train and evaluate on a synthetic market, one to three minutes",
     "train": "train an agent on bars and save it",
+    "signals": "fit classical signals (pairs, GARCH, boosting, sentiment), or report what they find in bars",
+    "ensemble": "put saved agents into one that votes, weighs and sizes, and save it",
     "evaluate": "walk saved agents and every baseline through a split",
     "walk-forward": "retrain fold by fold and stitch the out-of-sample record",
     "pretrain": "train an encoder on bars and save it with its card",

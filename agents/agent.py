@@ -10,14 +10,38 @@ an environment and it finds its columns wherever they stand. Agents trained on d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from markets.errors import ConfigError, unknown
 
+if TYPE_CHECKING:
+    from agents.market_view import MarketView
+
 Observation = NDArray[np.float32]
+Votes = tuple[NDArray[np.float64], NDArray[np.float64], Any]  # direction (B, A), confidence (B, A), state
+THRESHOLD = 0.3  # of an action's size, beyond which it is a vote: 0.3 itself is none
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a model says of one asset: ``direction`` from -1 (sell) to 1 (buy), and how sure it is, 0 to 1.
+
+    Raises:
+        ConfigError: a number outside its range, or none at all.
+    """
+
+    direction: float
+    confidence: float
+
+    def __post_init__(self) -> None:
+        if not -1.0 <= self.direction <= 1.0:
+            raise ConfigError(f"direction={self.direction!r} must lie in [-1, 1]")
+        if not 0.0 <= self.confidence <= 1.0:
+            raise ConfigError(f"confidence={self.confidence!r} must lie in [0, 1]")
 
 
 class Agent:
@@ -48,6 +72,23 @@ class Agent:
         self._columns = np.array([names.index(name) for name in self.reads], dtype=np.intp)
         self._width = len(names)
         return self
+
+    def watch(self, view: MarketView) -> Agent:
+        """Take note of the market an environment stands on, and return self; most agents see all they need anyway."""
+        return self
+
+    def vote(
+        self, observation: Observation, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> Votes:
+        """Say what the agent thinks of ``(B, D)`` observations: direction and confidence ``(B, A)`` each, and state.
+
+        An action ``a`` in [-1, 1] beyond the threshold votes with ``sign(a)`` and strength ``|a|``; within it, none.
+        """
+        actions, state = self.predict(observation, state, episode_start, deterministic)
+        strength = np.minimum(np.abs(np.atleast_2d(np.asarray(actions, np.float64))), 1.0)
+        votes = ~(strength <= THRESHOLD)  # NaN stays one, for whoever checks
+        direction = np.where(votes, np.sign(np.atleast_2d(actions)), 0.0)
+        return direction, np.where(votes, strength, 0.0), state
 
     def predict(
         self, observation: Observation, state: Any = None, episode_start: Any = None, deterministic: bool = True,

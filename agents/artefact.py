@@ -6,6 +6,7 @@ written and read is in :mod:`markets.storage`. An agent knows the environment it
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ from markets.features import FeatureScaler
 
 FILE = "agent.zip"
 FORMAT = 2
+OTHER_FILES = {"signal.zip": "agents.signals.agent", "ensemble.zip": "agents.ensemble_artefact"}
 POLICY, SCALER = "policy.safetensors", "scaler.json"
 KINDS = {
     "name": str, "algo": str, "policy": dict, "settings": dict, "observation": dict, "action": dict, "requires": dict,
@@ -162,8 +164,10 @@ def save(
     return storage.write(Path(directory) / FILE, content, members)
 
 
-def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
+def load(path: str | Path, device: str = "cpu") -> Any:
     """Load the agent in ``path`` (the file or its directory); ``load(path).predict(obs)`` acts.
+
+    A trained policy, a signal (``signal.zip``) or an ensemble (``ensemble.zip``), told apart by the file's name.
 
     One that was trained with masks of legal actions acts with them only: ``predict(obs, action_masks=masks)``.
 
@@ -175,9 +179,19 @@ def load(path: str | Path, device: str = "cpu") -> PolicyAgent:
     """
     if not isinstance(path, str | Path):
         raise ConfigError(f"path={path!r} must be the name of an agent's folder or of its {FILE}")
-    file = Path(path) if Path(path).suffix == ".zip" else Path(path) / FILE
+    place = Path(path)
+    for name, module in OTHER_FILES.items():
+        file = place if place.name == name else place / name
+        if file.is_file() and not (place / FILE).is_file():
+            return importlib.import_module(module).load(file)
+    return load_policy(place, device)
+
+
+def load_policy(path: Path, device: str = "cpu") -> PolicyAgent:
+    """Load a trained policy from ``path``; see :func:`load`."""
+    file = path if path.suffix == ".zip" else path / FILE
     if not file.is_file():
-        raise ArtefactError(f"{path}: no {FILE} there; {_instead(Path(path))}")
+        raise ArtefactError(f"{path}: no {FILE} there; {_instead(path)}")
     manifest, members = storage.read(file, [POLICY, SCALER])
     with storage.naming(file, storage.MANIFEST):
         _check_manifest(manifest)

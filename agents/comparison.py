@@ -50,6 +50,7 @@ def compare(
         agent.check(game)
     if regimes:
         regimes_of(game)  # what cannot be reported is said before anything is walked
+    paths, agents = _with_members(paths, agents)
     named = _names(agents)
     result = evaluate(dict(zip(named, agents, strict=True)), family, config, quiet=quiet)
     rows = result["rows"]
@@ -74,10 +75,21 @@ def compare(
         "table": merged,
         "baselines": list(baselines_of(family)),
         "agents": {n: str(p) for n, p in zip(named, paths, strict=True)},
+        "remarks": [f"{n}: {a.report()}." for n, a in zip(named, agents, strict=True) if hasattr(a, "report")],
     }
 
 
-def _check_same(path: Path, agent: PolicyAgent, first: PolicyAgent) -> None:
+def _with_members(paths: Sequence[Path], agents: Sequence[Any]) -> tuple[list[Path], list[Any]]:
+    """Put the members of ensembles before the agents themselves: they are walked alone as well."""
+    inside = [(path, member) for path, agent in zip(paths, agents, strict=True) for member in _members(agent)]
+    return [*(path for path, _ in inside), *paths], [*(member for _, member in inside), *agents]
+
+
+def _members(agent: Any) -> Sequence[Any]:
+    return tuple(getattr(agent, "members", ()))
+
+
+def _check_same(path: Path, agent: Any, first: Any) -> None:
     for key in ("env", "arguments"):
         if agent.manifest[key] != first.manifest[key]:
             raise ArtefactError(
@@ -88,16 +100,17 @@ def _check_same(path: Path, agent: PolicyAgent, first: PolicyAgent) -> None:
         raise ArtefactError(f"{path}: its feature scaler differs from the first agent's: it was trained on other bars")
 
 
-def _names(agents: Sequence[PolicyAgent]) -> list[str]:
-    """Name agents by algorithm and seed, with a counter where that repeats."""
+def _names(agents: Sequence[Any]) -> list[str]:
+    """Name agents by algorithm, and seed where they were trained with one, with a counter where that repeats."""
     names: list[str] = []
     for agent in agents:
-        name = f"{agent.manifest['name']} seed {agent.manifest['seed']}"
+        seed = f" seed {agent.manifest['seed']}" if isinstance(agent, PolicyAgent) else ""
+        name = f"{agent.manifest['name']}{seed}"
         names.append(name if name not in names else f"{name} ({len(names) + 1})")
     return names
 
 
-def _recipes(names: Sequence[str], agents: Sequence[PolicyAgent]) -> dict[str, list[str]]:
+def _recipes(names: Sequence[str], agents: Sequence[Any]) -> dict[str, list[str]]:
     """Group runs that share everything but the seed."""
     groups: dict[str, list[str]] = {}
     labels: dict[str, str] = {}

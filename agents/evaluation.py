@@ -23,6 +23,7 @@ from agents.agent import Agent
 from agents.baselines import baselines_of, unlevered_of
 from agents.daily import Days
 from agents.lanes import Lanes
+from agents.market_view import MarketView
 from agents.option_samples import model_in_sample
 from agents.trades import LEDGERS, OptionTrades
 from agents.trial_registry import overlapping_touches, record_touch
@@ -86,6 +87,7 @@ def walk(
     """Walk ``agent`` deterministically through the whole split of ``game`` at each cost scale, none drawn at random."""
     agent.bind(game.all_names)
     lanes, every = Lanes(game, scales), np.ones(len(scales), bool)
+    agent.watch(MarketView(game.bars, lanes.rows))
     ledger, watched = game.ledger, scales.index(1.0) if 1.0 in scales else 0
     costly, listed = list(ledger.costs), list(ledger.items.values())
     book = LEDGERS[game.recipe[0]](game) if game.recipe[0] in LEDGERS else None

@@ -51,6 +51,10 @@ class Lanes:
         """Return the present observations, ``(S, D)``; to be read before the next step."""
         return _joined([simulation.seen() for simulation in self._simulations])
 
+    def rows(self) -> NDArray[np.int64]:
+        """Return the bar index of each present observation, ``(S,)``."""
+        return _joined([simulation.rows for simulation in self._simulations])
+
     def action_masks(self) -> NDArray[np.bool_] | None:
         """Return which choices are legal, ``(S, W)``; None where every action is."""
         masks = [part for simulation in self._simulations if (part := simulation.action_masks()) is not None]

@@ -129,6 +129,7 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
         *(_of_bars(evaluation) if evaluation.get("sessions") is None else _of_sessions(evaluation)),
         *_of_trials(evaluation),
     ]
+    sentences += evaluation.get("remarks", [])
     if evaluation["split"] == "test":
         sentences.append(f"This test range has been read {evaluation['touches']} time(s) on this machine.")
     return sentences

@@ -15,13 +15,14 @@ from typing import Any
 from markets.errors import InSampleError, MissingExtraError
 from scripts import folders
 from scripts.arguments import add_env_arguments, pairs
+from scripts.signals import add_signals, register
 
 _log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("agents", nargs="+", type=Path, metavar="DIR", help="directories that regimegym train wrote")
+    parser.add_argument("agents", nargs="+", type=Path, metavar="DIR", help="directories of train, signals or ensemble")
     parser.add_argument("--split", default="test", help="train, validation or test (default; each reading is logged)")
     parser.add_argument("--bars", metavar="SPEC", help="other bars than the agents were trained on")
     add_env_arguments(parser)
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="where the report goes (default: the first agent's DIR)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_signals(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
     from agents import report
     from agents.comparison import compare
 
+    register(options)
     torch.set_num_threads(1)  # one observation at a time: threads that wait for each other cost more than they give
     changes = pairs(options.env_arg, "--env-arg")
     if options.bars is not None:

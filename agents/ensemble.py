@@ -1,0 +1,414 @@
+"""EnsembleAgent: members under one ``predict``; their votes, weighed by recent skill and resemblance, become one order.
+
+At the close of bar t every member votes on what it sees at t. Weights come from paper returns up to that close: what
+a member voted for at t-1 (direction times confidence), times the assets' returns from close t-1 to close t, less a cost
+on what its vote changed. They are refreshed once a day of bars; see :mod:`agents.ensemble_weights` for the formulas.
+
+*Decision*, per asset: BUY where ``direction > threshold`` and ``confidence >= floor``, SELL where ``direction <
+-threshold`` and so, else HOLD. *Size* ``= max_size min(confidence / full, 1)``, 0 for HOLD; the action is the size with
+the sign. HOLD keeps the exposure that is held, which sends no order (``unsure="flat"`` closes it instead).
+
+*Who fails* (raises, answers late, with a wrong shape or a number that is not finite) is left out of that vote and the
+weights of the rest are scaled up; where everybody fails, the ensemble holds. Numbers beyond [-1, 1] are clipped.
+
+``combine="select"`` follows one member at a time, chosen once a day, the best of the window by its lower bound
+(:func:`agents.ensemble_weights.best_of`), and stands aside (flat) where none is above 0.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.agent import THRESHOLD, Agent, Observation, Votes
+from agents.ensemble_weights import DAYS, base_weights, best_of, combine, likeness, skilled, without_echoes
+from agents.market_view import MarketView
+from markets.errors import ConfigError, unknown
+
+Floats = NDArray[np.float64]
+COMBINE = ("vote", "select")
+UNSURE = ("keep", "flat")
+LABELS = ("SELL", "HOLD", "BUY")  # of decisions -1, 0, 1
+DAY = np.timedelta64(1, "D")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """How votes become orders.
+
+    Attributes:
+        combine: ``vote`` or ``select``. adaptive: whether recent skill changes weights.
+        threshold: |direction| that must be exceeded. floor: least confidence. full: confidence of the largest size.
+        max_size: largest exposure asked for. unsure: what HOLD does, ``keep`` or ``flat``.
+        days: length of the window of recent returns. cost: of a change of a paper position, as a fraction.
+        errors: of ``select``, how many standard errors the mean must lie above 0.
+        high: confidence from which on a BUY or SELL counts as a high-confidence signal.
+        timeout: seconds a member may take; 0 waits. A clock makes runs differ: for live use.
+    """
+
+    combine: str = "vote"
+    adaptive: bool = True
+    threshold: float = THRESHOLD
+    floor: float = 0.1
+    full: float = 0.5
+    max_size: float = 1.0
+    unsure: str = "keep"
+    days: float = DAYS
+    cost: float = 0.0005
+    errors: float = 1.0
+    high: float = 0.5
+    timeout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.combine not in COMBINE:
+            raise unknown("combine", self.combine, COMBINE)
+        if self.unsure not in UNSURE:
+            raise unknown("unsure", self.unsure, UNSURE)
+        if not isinstance(self.adaptive, bool):
+            raise ConfigError(f"adaptive={self.adaptive!r} must be True or False")
+        for name, low, high in (
+            ("threshold", 0.0, 1.0), ("floor", 0.0, 1.0), ("full", 1e-6, 1.0), ("max_size", 0.0, 1.0),
+            ("days", 0.01, 3650.0), ("cost", 0.0, 1.0), ("errors", 0.0, 100.0), ("high", 0.0, 1.0),
+            ("timeout", 0.0, 3600.0),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise ConfigError(f"{name}={value!r} must be a number from {low} to {high}")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the ensemble made of a vote: ``label`` -1 SELL, 0 HOLD, 1 BUY, ``confidence`` and ``size``, ``(B, A)`` each.
+
+    Attributes:
+        direction: combined direction. weights: ``(B, M)`` of the members in this vote, 0 for who failed.
+    """
+
+    label: NDArray[np.int64]
+    confidence: Floats
+    size: Floats
+    direction: Floats
+    weights: Floats
+
+
+class EnsembleAgent(Agent):
+    """Several agents as one.
+
+    Attributes:
+        members, roles, base: the M members, what each is, and the weight it begins with.
+        last: the decision of the last ``predict``. failures: how often each member failed, by name.
+        counts: BUY, SELL, HOLD and high-confidence signals of lane 0 since the last ``bind``, and its bars.
+    """
+
+    name = "ensemble"
+
+    def __init__(
+        self, members: Sequence[Agent], roles: Sequence[str], settings: EnsembleSettings | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if len(members) != len(roles):
+            raise ConfigError(f"{len(members)} members have {len(roles)} roles")
+        self.members, self.roles = tuple(members), tuple(roles)
+        self.settings = settings or EnsembleSettings()
+        self.base = base_weights(roles, weights)
+        self.manifest: dict[str, Any] = {}
+        self.scaler: Any = None
+        self.last: Decision | None = None
+        self.failures: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self._view: MarketView | None = None
+        self._held: list[int] = []
+        self._asked: list[_Question | None] = [None] * len(members)
+
+    def bind(self, observation_names: Sequence[str]) -> Agent:
+        """Bind every member, and find the columns that say what is held."""
+        names = list(observation_names)
+        for member in self.members:
+            member.bind(names)
+        self._held = [k for k, name in enumerate(names) if name == "exposure" or name.startswith("exposure_")]
+        self.counts.clear()
+        return super().bind(names)
+
+    def watch(self, view: MarketView) -> Agent:
+        """Watch the market, and let the members do so."""
+        self._view = view
+        for member in self.members:
+            member.watch(view)
+        return self
+
+    def predict(
+        self, observation: Observation, state: Any = None, episode_start: Any = None, deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[NDArray[Any], Any]:  # fmt: skip
+        """Choose actions; see :meth:`agents.agent.Agent.predict`. ``state`` remembers votes and paper returns.
+
+        Raises:
+            ConfigError: not bound, not watching, or an observation of another width.
+        """
+        if self._columns is None or self._view is None:
+            raise ConfigError(
+                f"agent {self.name!r} is not ready: call bind(names) and watch(view_of(env)) first (agents.market_view)"
+            )
+        seen = self._numbers(observation)
+        if seen.ndim not in (1, 2) or seen.shape[-1] != self._width:
+            raise ConfigError(f"observation has shape {seen.shape}; {self.name!r} is bound to {self._width} columns")
+        batch = np.atleast_2d(seen)
+        memory = self._memory(state, len(batch), episode_start)
+        direction, confidence, alive = self._votes(batch, memory, episode_start, deterministic)
+        memory.close(self._view, direction, confidence, alive)
+        self.last = decision = self._decide(memory, direction, confidence, alive)
+        held = self._exposure(batch, memory)
+        rest = np.zeros_like(held) if self.settings.unsure == "flat" else held
+        anybody = np.asarray(alive.any(axis=1))[:, None]
+        rest = np.where(anybody, rest, held)
+        if self.settings.combine == "select":  # none to follow is a decision to stand aside, not a doubt
+            rest = np.where((memory.chosen < 0)[:, None] & anybody, 0.0, rest)
+        actions = np.where(decision.label == 0, rest, decision.label * decision.size).astype(np.float32)
+        memory.asked = actions.astype(np.float64)
+        self._count(decision)
+        return (actions[0] if seen.ndim == 1 else actions), memory
+
+    def vote(
+        self, observation: Observation, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> Votes:
+        """Return the combined vote, so that an ensemble can be a member too."""
+        _, state = self.predict(observation, state, episode_start, deterministic)
+        assert self.last is not None
+        sure = np.where(self.last.label == 0, 0.0, self.last.confidence)
+        return self.last.label.astype(np.float64), sure, state
+
+    def report(self) -> str:
+        """Say in a sentence what it did since it was bound: signals, high-confidence ones a day, failures."""
+        bars = self.counts["bars"]
+        days = bars * float(self._view.bars.interval / DAY) if self._view is not None else 0.0
+        said = ", ".join(f"{label} {self.counts[label]}" for label in ("BUY", "SELL", "HOLD"))
+        failed = ", ".join(f"{name} {count}" for name, count in self.failures.items()) or "none"
+        rate = self.counts["new"] / days if days else 0.0
+        high = self.counts["high"] / days if days else 0.0
+        return (
+            f"{bars} bars of the first lane: {said}; confidence >= {self.settings.high:g} on {high:.2f} bars a day, "
+            f"{rate:.2f} of them new signals; failures: {failed}"
+        )
+
+    def check(self, env: Any) -> None:
+        """Raise unless every member that can tell means in ``env`` what it meant where it was trained."""
+        for member in self.members:
+            check = getattr(member, "check", None)
+            if check is not None:
+                check(env)
+
+    def _memory(self, state: Any, lanes: int, episode_start: Any) -> _Memory:
+        if state is None:
+            assert self._view is not None
+            return _Memory(self, lanes, self._view)
+        if not isinstance(state, _Memory) or len(state.row) != lanes:
+            raise ConfigError(
+                f"state is {type(state).__name__}; {self.name!r} wants what its last predict returned for {lanes} "
+                "lane(s), or None to begin anew"
+            )
+        if episode_start is not None:
+            state.forget(np.broadcast_to(np.atleast_1d(np.asarray(episode_start, bool)), (lanes,)))
+        return state
+
+    def _votes(
+        self, batch: Observation, memory: _Memory, episode_start: Any, deterministic: bool
+    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Ask everybody: direction and confidence ``(B, M, A)``, and who answered ``(B, M)``."""
+        shape = (len(batch), len(self.members), memory.assets)
+        direction, confidence = np.zeros(shape), np.zeros(shape)
+        alive = np.zeros(shape[:2], bool)
+        for place, member in enumerate(self.members):
+            try:
+                answer = self._ask(place, batch, memory.states[place], episode_start, deterministic)
+                says, sure = (np.asarray(part, np.float64) for part in answer[:2])
+                if says.shape != (shape[0], shape[2]) or sure.shape != says.shape:
+                    raise ConfigError(
+                        f"votes have shapes {says.shape} and {sure.shape}, expected {(shape[0], shape[2])}"
+                    )
+            except Exception as error:
+                self._failed(member, repr(error))
+                memory.states[place] = None  # whatever it remembered may be half an answer
+                continue
+            memory.states[place] = answer[2]
+            fine: NDArray[np.bool_] = np.isfinite(np.concatenate([says, sure], axis=1)).all(axis=1)
+            if not fine.all():
+                self._failed(member, "its vote is not finite")
+            alive[:, place] = fine
+            direction[:, place] = np.where(fine[:, None], np.clip(says, -1.0, 1.0), 0.0)
+            confidence[:, place] = np.where(fine[:, None], np.clip(sure, 0.0, 1.0), 0.0)
+        return direction, confidence, alive
+
+    def _ask(self, place: int, batch: Observation, state: Any, episode_start: Any, deterministic: bool) -> Any:
+        member = self.members[place]
+        if not self.settings.timeout:
+            return member.vote(batch, state, episode_start, deterministic)
+        earlier = self._asked[place]
+        if earlier is not None and earlier.is_alive():
+            raise TimeoutError("it still works on an earlier question")
+        self._asked[place] = question = _Question(member, batch.copy(), state, episode_start, deterministic)
+        question.start()
+        question.join(self.settings.timeout)
+        return question.answer()
+
+    def _failed(self, member: Agent, why: str) -> None:
+        if not self.failures[member.name]:
+            _log.warning("member %r failed and is left out of this vote (told once): %s", member.name, why)
+        self.failures[member.name] += 1
+
+    def _decide(self, memory: _Memory, direction: Floats, confidence: Floats, alive: NDArray[np.bool_]) -> Decision:
+        settings = self.settings
+        if settings.combine == "select":
+            weights = (np.arange(len(self.members)) == memory.chosen[:, None]) * alive.astype(np.float64)
+        else:
+            weights = without_echoes(memory.weights * alive, memory.alike())
+        combined, sure = combine(weights, direction, confidence)
+        speaks = (np.abs(combined) > settings.threshold) & (sure >= settings.floor)
+        label = np.where(speaks, np.sign(combined), 0.0).astype(np.int64)
+        size = np.where(label != 0, position_size(sure, settings), 0.0)
+        return Decision(label, sure, size, combined, weights)
+
+    def _exposure(self, batch: Observation, memory: _Memory) -> Floats:
+        """Return what is held: the exposure columns where there is one per asset, else what was asked for last."""
+        if len(self._held) != memory.assets:
+            return memory.asked
+        held = batch[:, self._held].astype(np.float64)
+        return np.clip(np.where(np.isfinite(held), held, memory.asked), -1.0, 1.0)
+
+    def _count(self, decision: Decision) -> None:
+        label = int(decision.label[0, 0])
+        high = bool(label and decision.confidence[0, 0] >= self.settings.high)
+        before = self.counts["before"]
+        self.counts.update({"bars": 1, LABELS[label + 1]: 1, "high": int(high)})
+        self.counts["new"] += int(high and label != before)
+        self.counts["before"] = label if high else 0
+
+
+class _Question(threading.Thread):
+    """One question to a member, in a thread that does not keep the process from ending."""
+
+    def __init__(self, member: Agent, *words: Any) -> None:
+        super().__init__(daemon=True)
+        self._member, self._words = member, words
+        self._answer: Any = None
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """Ask."""
+        try:
+            self._answer = self._member.vote(*self._words)
+        except Exception as error:
+            self._error = error
+
+    def answer(self) -> Any:
+        """Return the answer, or raise what it ended with; ``TimeoutError`` where it has not ended."""
+        if self.is_alive():
+            raise TimeoutError("no answer in time")
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+
+def position_size(confidence: Floats, settings: EnsembleSettings) -> Floats:
+    """Return the size for each confidence: rising with it, and never above ``max_size``."""
+    return np.asarray(settings.max_size * np.minimum(confidence / settings.full, 1.0))
+
+
+class _Memory:
+    """What an ensemble remembers between bars, per lane: votes, paper returns, weights, and its members' states."""
+
+    def __init__(self, ensemble: EnsembleAgent, lanes: int, view: MarketView) -> None:
+        self._ensemble = ensemble
+        bars, members = view.bars, len(ensemble.members)
+        self.assets = len(bars.symbols)
+        self._window = max(round(ensemble.settings.days * float(DAY / bars.interval)), 3)
+        self._refresh = max(round(float(DAY / bars.interval)), 1)
+        self.states: list[Any] = [None] * members
+        self.row = np.full(lanes, -1, np.int64)
+        self.asked = np.zeros((lanes, self.assets))
+        self.chosen = np.full(lanes, -1, np.int64)
+        self.weights = np.tile(ensemble.base, (lanes, 1))
+        self._position = np.zeros((lanes, members, self.assets))
+        self._before = np.zeros_like(self._position)
+        self._returns = np.zeros((lanes, self._window, members))
+        self._seen = np.zeros(lanes, np.int64)
+        self._differ = np.zeros((lanes, members, members), bool)
+        self._voted = np.zeros((lanes, members), bool)
+        self._likeness = np.tile(np.eye(members), (lanes, 1, 1))
+
+    def forget(self, lanes: NDArray[np.bool_]) -> None:
+        """Begin anew in some lanes; members see ``episode_start`` themselves."""
+        for values, fresh in (
+            (self.row, -1), (self.asked, 0.0), (self.chosen, -1), (self.weights, self._ensemble.base),
+            (self._position, 0.0), (self._before, 0.0), (self._returns, 0.0), (self._seen, 0), (self._differ, False),
+            (self._voted, False), (self._likeness, np.eye(self._voted.shape[1])),
+        ):  # fmt: skip
+            values[lanes] = fresh
+
+    def close(self, view: MarketView, direction: Floats, confidence: Floats, alive: NDArray[np.bool_]) -> None:
+        """Book what the votes of the bar before earned up to this close, then take note of the present votes."""
+        rows = np.asarray(view.rows(), np.int64)
+        if len(rows) != len(self.row):
+            raise ConfigError(f"{len(self.row)} observations of {len(rows)} lanes that the ensemble watches")
+        close = view.bars.close
+        moved = (self.row >= 0) & (rows > self.row)
+        if moved.any():
+            change = close[rows] / close[np.maximum(self.row, 0)] - 1.0
+            paid = self._ensemble.settings.cost * np.abs(self._position - self._before)
+            earned = (self._position * change[:, None, :] - paid).mean(axis=2)
+            earned = np.where(np.isfinite(earned), earned, 0.0)
+            for lane in np.flatnonzero(moved).tolist():
+                self._returns[lane, self._seen[lane] % self._window] = earned[lane]
+                self._seen[lane] += 1
+                if self._seen[lane] % self._refresh == 0:
+                    self._learn(lane, view.bars.periods_per_year)
+        self.row = rows.copy()
+        self._before, self._position = self._position, direction * confidence
+        self._note(alive)
+
+    def alike(self) -> Floats:
+        """Return the likeness of the members in each lane, ``(B, M, M)``."""
+        both = self._voted[:, :, None] & self._voted[:, None, :]
+        return np.where(both & ~self._differ, 1.0, self._likeness)
+
+    def _note(self, alive: NDArray[np.bool_]) -> None:
+        """Take note of who disagreed; only bars on which both answered count."""
+        votes = self._position
+        other = (votes[:, :, None, :] != votes[:, None, :, :]).any(axis=3)
+        self._differ |= other & alive[:, :, None] & alive[:, None, :]
+        self._voted |= (votes != 0.0).any(axis=2)
+
+    def _learn(self, lane: int, periods: float) -> None:
+        """Set weights, likeness and choice of a lane by its paper returns up to the present close."""
+        settings = self._ensemble.settings
+        past = self._returns[lane, : min(int(self._seen[lane]), self._window)]
+        if settings.adaptive:
+            self.weights[lane] = skilled(self._ensemble.base, past, periods)
+        self._likeness[lane] = likeness(past)
+        self.chosen[lane] = best_of(past, settings.errors)
+
+
+def settings_of(values: Mapping[str, Any]) -> EnsembleSettings:
+    """Read settings by name.
+
+    Raises:
+        UnknownNameError: no such setting.
+    """
+    valid = tuple(EnsembleSettings.__dataclass_fields__)
+    for name in values:
+        if name not in valid:
+            raise unknown("setting of the ensemble", name, valid)
+    return EnsembleSettings(**values)
+
+
+def plain(settings: EnsembleSettings) -> dict[str, Any]:
+    """Return settings as plain values."""
+    return asdict(settings)
