@@ -336,8 +336,9 @@ class FeatureStream:
     Costs the same for every bar, however long the stream runs: only the look-back is kept.
     """
 
-    def __init__(self, scaler: FeatureScaler) -> None:
+    def __init__(self, scaler: FeatureScaler, compute: Callable[[Bars], Floats] = raw) -> None:
         self._scaler = scaler
+        self._compute = compute
         self._tail: Bars | None = None
         self._seen = 0
 
@@ -351,7 +352,7 @@ class FeatureStream:
         self._seen += 1
         if self._seen <= warm_up(bar.interval):
             return None
-        return self._scaler.apply(raw(self._tail)[-1:])[0]
+        return self._scaler.apply(self._compute(self._tail)[-1:])[0]
 
 
 def _append(tail: Bars, bar: Bars, keep: int) -> Bars:
