@@ -59,7 +59,10 @@ __all__ = [
 ]
 
 DEFAULT_BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
-BARS_OF_FAMILY = {"ZeroDTE": "synthetic:spy?seed=1&sessions=12"}  # where the default is no market of the family
+BARS_OF_FAMILY = {  # where the default is no market of the family
+    "ZeroDTE": "synthetic:spy?seed=1&sessions=12",
+    "SpotCrypto": "synthetic:basket?seed=1&interval=1h&bars=3000",
+}
 LANES, LANES_APART, LANE_EPISODE = 4, 7, 40  # native lanes, the bars between their starts and of their episodes
 
 

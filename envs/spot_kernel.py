@@ -1,9 +1,9 @@
 """The compiled step of the SpotCrypto family: order of events in a bar, bookkeeping, observation.
 
 Every rule it applies is a scalar function of :mod:`markets.spot`; this file only says when each applies and keeps the
-books. Order of events in bar t+1: borrow interest over a gap before it, the rebalancing decided at t at its open, borrow
-interest over the bar on what is borrowed after it, equity at the close. Layout: :mod:`envs.simulation`, and A coins in
-blocks: :mod:`envs.spot_columns`.
+books. Order of events in bar t+1: interest over a gap before it on what is borrowed, the rebalancing decided at t at
+its open, interest over the bar on what is borrowed after it, equity at the close. Layout: :mod:`envs.simulation`, and A
+coins in blocks: :mod:`envs.spot_columns`.
 """
 
 from __future__ import annotations

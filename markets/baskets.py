@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def join_symbols(parts: Sequence[Bars], source: str) -> Bars:
     _tell(parts, times, source)
     rows = [np.searchsorted(part.time, times) for part in parts]
     names = [name for name in first.columns if all(name in part.columns for part in parts)]
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([part.columns[name][kept] for part, kept in zip(parts, rows, strict=True)], axis=1)
         for name in names
     }

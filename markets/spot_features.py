@@ -2,9 +2,9 @@
 basket, and the clock.
 
 A chosen dozen of :mod:`markets.features` a coin (without what only a perpetual has: basis and funding), named
-``BTC_return_1`` and so on; then its return less the mean return of the basket, and its correlation with that mean. Look-
-backs are exact and finite, so that a whole history, a cut one and a live stream agree bit for bit. The scaler is one
-for all columns, fitted on the training range only.
+``BTC_return_1`` and so on; then its return less the mean return of the basket, and its correlation with that mean.
+Every look-back is exact and finite, so that a whole history, a cut one and a live stream agree bit for bit. One scaler
+serves all columns, fitted on the training range only.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _no_formula(history: Any) -> Floats:
 
 CROSS = (
     *(
-        Feature(f"strength_vs_basket_{n}", f"return_{n} - mean over the coins of return_{n}", "log return", n, _no_formula)
+        Feature(f"strength_vs_basket_{n}", f"return_{n} - its mean over the coins", "log return", n, _no_formula)
         for n in STRENGTHS
     ),
     Feature(

@@ -105,9 +105,7 @@ def crypto_arrays(seed: int, interval: str, bars: int, parameters: CryptoParamet
     }
 
 
-def frame_of(
-    seed: int, interval: str, bars: int, parameters: CryptoParameters
-) -> tuple[int, int, int, np.datetime64]:
+def frame_of(seed: int, interval: str, bars: int, parameters: CryptoParameters) -> tuple[int, int, int, np.datetime64]:
     """Return minutes of a bar and of a base step, how many base steps there are, and when the first begins.
 
     Raises:

@@ -83,12 +83,13 @@ def basket(
     common = base_steps(np.random.SeedSequence(int(seed)), steps, base, start, p)
     shape = (int(bars), minutes // base)
     coins = [_coin(place, own, int(seed), common, steps, base, start, shape, p) for place in range(int(assets))]
+    columns: dict[str, Any] = {name: np.stack([values[name] for values in coins], axis=1) for name in coins[0]}
     length = np.timedelta64(minutes * 60 * 10**9, "ns")
     return Bars(
         time=start + np.arange(int(bars)) * length,
         interval=length,
         symbols=tuple(coin.symbol for coin in COINS[: int(assets)]),
-        **{name: np.stack([columns[name] for columns in coins], axis=1) for name in coins[0]},
+        **columns,
         labels=common[2][shape[1] - 1 :: shape[1]].copy(),
         label_names=p.regimes,
         market="synthetic",

@@ -7,7 +7,7 @@ Examples::
     load("parquet:spy_1m.parquet?market=spy&symbol=SPY&vix=vix_daily.parquet")       # regular sessions only
     load("parquet:spy_1m.parquet?market=spy&vix=vix_daily.parquet&grid=spxw_0dte_mid_grid.parquet")  # with option mids
     load("synthetic:spy?seed=7&sessions=250")
-    load("parquet:btc.parquet+eth.parquet+sol.parquet?symbols=BTCUSDT,ETHUSDT,SOLUSDT")  # the hours that all of them have
+    load("parquet:btc.parquet+eth.parquet+sol.parquet?symbols=BTCUSDT,ETHUSDT,SOLUSDT")  # the hours that all have
     load("synthetic:basket?seed=7&interval=1h&bars=40000&assets=3")                      # correlated coins
     load("csv:candles.csv?rename=Volume BTC:volume&interval=1h")
     load("memory:mine")                       # Bars that were registered under a name in this process
