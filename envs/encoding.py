@@ -43,7 +43,7 @@ class Encoded:
 def encode(kind: str, bars: Bars, name: str | None, voice: str) -> Encoded:
     """Embed ``bars`` with the weights of ``kind`` that fit them, or with those that ``name`` names.
 
-    Of several symbols each is embedded by itself, and its columns are named after it: ``ETH_jepa_00``, ``ETH_regime_0``.
+    Of several symbols each is embedded by itself; its columns are named after it: ``ETH_jepa_00``, ``ETH_regime_0``.
     """
     if len(bars.symbols) > 1:
         return _of_basket([encode(kind, bars.asset(i), name, voice) for i in range(len(bars.symbols))], bars)
