@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -188,19 +188,19 @@ def warm_up(interval: np.timedelta64) -> int:
     return max(WARM_UP, int(np.ceil(DAY / interval)))
 
 
-def raw(bars: Bars) -> Floats:
-    """Compute every feature in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty.
+def raw(bars: Bars, chosen: Sequence[Feature] = FEATURES) -> Floats:
+    """Compute every chosen feature in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty.
 
     Block by block, since the look-back is finite: what is worked on stays small, and a row has the same bits as in one
     pass or in a stream.
     """
-    out = np.empty((len(bars), len(FEATURES)))
+    out = np.empty((len(bars), len(chosen)))
     for first in range(0, len(bars), BLOCK):
         start = max(first - WARM_UP, 0)
         history = _History(_part(bars, start, min(first + BLOCK, len(bars))))
         rows = out[first : first + BLOCK]
         with np.errstate(invalid="ignore", divide="ignore"):  # hostile values behind the checks must not warn
-            for column, feature in enumerate(FEATURES):
+            for column, feature in enumerate(chosen):
                 rows[:, column] = feature.compute(history)[first - start :]
     return out
 

@@ -61,17 +61,16 @@ def features_of(assets: Sequence[str]) -> tuple[Feature, ...]:
 
 def raw(bars: Bars) -> Floats:
     """Compute every column in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty."""
-    places = [features.NAMES.index(name) for name in CHOSEN]
-    clock = [features.NAMES.index(name) for name in CLOCK]
-    count = len(bars.symbols)
-    own = [features.raw(bars.asset(place)) for place in range(count)]
+    count, chosen = len(bars.symbols), [_BY_NAME[name] for name in CHOSEN]
+    coins = [bars.asset(place) for place in range(count)]
     with np.errstate(invalid="ignore", divide="ignore"):  # hostile values behind the checks must not warn
         returns = np.diff(np.log(bars.close), axis=0, prepend=np.log(bars.close[:1]))
         mean = returns.sum(axis=1) / count
         columns = []
         for place in range(count):
-            columns += [own[place][:, places], *_against(np.ascontiguousarray(returns[:, place]), mean)]
-    return np.concatenate([*columns, own[0][:, clock]], axis=1)
+            columns += [features.raw(coins[place], chosen), *_against(np.ascontiguousarray(returns[:, place]), mean)]
+    clock = features.raw(coins[0], [_BY_NAME[name] for name in CLOCK])
+    return np.concatenate([*columns, clock], axis=1)
 
 
 def _against(returns: Floats, mean: Floats) -> list[Floats]:
