@@ -197,7 +197,7 @@ def raw(bars: Bars, chosen: Sequence[Feature] = FEATURES) -> Floats:
     out = np.empty((len(bars), len(chosen)))
     for first in range(0, len(bars), BLOCK):
         start = max(first - WARM_UP, 0)
-        history = _History(_part(bars, start, min(first + BLOCK, len(bars))))
+        history = _History(part_of(bars, start, min(first + BLOCK, len(bars))))
         rows = out[first : first + BLOCK]
         with np.errstate(invalid="ignore", divide="ignore"):  # hostile values behind the checks must not warn
             for column, feature in enumerate(chosen):
@@ -205,7 +205,7 @@ def raw(bars: Bars, chosen: Sequence[Feature] = FEATURES) -> Floats:
     return out
 
 
-def _part(bars: Bars, start: int, stop: int) -> Bars:
+def part_of(bars: Bars, start: int, stop: int) -> Bars:
     """Rows ``start .. stop-1`` with the funding events that their features average, some older than the rows."""
     early = max(int(np.searchsorted(bars.funding_time, bars.time[start])) - EVENTS, 0)
     late = int(np.searchsorted(bars.funding_time, bars.close_time[stop - 1]))

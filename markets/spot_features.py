@@ -60,24 +60,42 @@ def features_of(assets: Sequence[str]) -> tuple[Feature, ...]:
 
 
 def raw(bars: Bars) -> Floats:
-    """Compute every column in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty."""
+    """Compute every column in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty.
+
+    Block by block, as :func:`markets.features.raw` does, with the same bits.
+    """
+    out = np.empty((len(bars), len(bars.symbols) * (len(CHOSEN) + len(CROSS)) + len(CLOCK)))
+    size = features.BLOCK - features.WARM_UP
+    for first in range(0, len(bars), size):
+        start = max(first - features.WARM_UP, 0)
+        part = features.part_of(bars, start, min(first + size, len(bars)))
+        _fill(part, first - start, out[first : first + size])
+    return out
+
+
+def _fill(bars: Bars, skip: int, out: Floats) -> None:
+    """Write the columns of ``bars``, without its first ``skip`` rows."""
     count, chosen = len(bars.symbols), [_BY_NAME[name] for name in CHOSEN]
     coins = [bars.asset(place) for place in range(count)]
     with np.errstate(invalid="ignore", divide="ignore"):  # hostile values behind the checks must not warn
-        returns = np.diff(np.log(bars.close), axis=0, prepend=np.log(bars.close[:1]))
+        logs = np.log(bars.close)
+        returns = np.diff(logs, axis=0, prepend=logs[:1])
         mean = returns.sum(axis=1) / count
-        columns = []
+        column = 0
         for place in range(count):
-            columns += [features.raw(coins[place], chosen), *_against(np.ascontiguousarray(returns[:, place]), mean)]
-    clock = features.raw(coins[0], [_BY_NAME[name] for name in CLOCK])
-    return np.concatenate([*columns, clock], axis=1)
+            out[:, column : column + len(chosen)] = features.raw(coins[place], chosen)[skip:]
+            column += len(chosen)
+            for values in _against(np.ascontiguousarray(returns[:, place]), mean):
+                out[:, column] = values[skip:]
+                column += 1
+        out[:, column:] = features.raw(coins[0], [_BY_NAME[name] for name in CLOCK])[skip:]
 
 
 def _against(returns: Floats, mean: Floats) -> list[Floats]:
-    strengths = [window_sum(returns - mean, length)[:, None] for length in STRENGTHS]
+    strengths = [window_sum(returns - mean, length) for length in STRENGTHS]
     product = window_mean(returns * mean, CORRELATION)
     size = np.sqrt(window_mean(returns * returns, CORRELATION) * window_mean(mean * mean, CORRELATION))
-    return [*strengths, ratio(product, size)[:, None]]
+    return [*strengths, ratio(product, size)]
 
 
 @dataclass(frozen=True, eq=False)
