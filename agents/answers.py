@@ -9,6 +9,9 @@ become a put only by way of flat, which takes two orders, and the oracle knows a
 At the default market PPO ends at 80 to 82 % of the oracle (2 million steps), too near the mark to tell a fault from
 luck; the check plays minutes of three times the volatility, where costs are a smaller part of a move: 84 %.
 
+*SpotCrypto*: the return of the next bar of one coin is revealed, from the opening at which an order fills; the oracle
+chooses between the coin and cash (:mod:`agents.spot_oracle`).
+
 A market with nothing to learn has no drift and no volatility that moves or jumps: who sees that volatility is high and
 options are cheap buys them with reason, and that is no leak. Its options cost a little more than they pay on average
 (``variance_premium=0.1``; at 0 a straddle that is held to the close gains some 2 % of its price: 21 USD, standard
@@ -24,15 +27,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents import option_oracle, oracle
-from envs import perp_columns, zero_dte_columns
+from agents import option_oracle, oracle, spot_oracle
+from envs import perp_columns, spot_columns, zero_dte_columns
 from envs.simulation import Game
 from markets.errors import ConfigError
 
 Floats = NDArray[np.float64]
 
 BOUND = 5.0  # of the revealed column
-EPISODE = 256  # bars of PerpFutures
+EPISODE = 256  # bars of PerpFutures and SpotCrypto
 Market = Callable[[int, int, bool], str]
 
 
@@ -98,8 +101,17 @@ def _spy(seed: int, sessions: int, drifting: bool) -> str:
     )
 
 
+def _coin(seed: int, bars: int, drifting: bool) -> str:
+    """Name hourly bars of one coin, the market of :func:`_crypto` without funding."""
+    return f"synthetic:basket?seed={seed}&interval=1h&bars={bars}&assets=1" + ("" if drifting else "&drift_scale=0")
+
+
 def _perpetual_growth(game: Game, first: int) -> float:
     return oracle.plan(game, first, first + game.episode).log_growth
+
+
+def _portfolio_growth(game: Game, first: int) -> float:
+    return spot_oracle.plan(game, first, first + game.episode).log_growth
 
 
 def _option_growth(game: Game, first: int) -> float:
@@ -128,5 +140,16 @@ ANSWERS = {
         },
         size="sessions", market=_spy, opened=zero_dte_columns.OPEN, closed=zero_dte_columns.CLOSE, scale=0.001,
         oracle=_option_growth,
+    ),
+    "SpotCrypto": Answer(
+        arguments={"impact_coefficient": 0.0, "episode_bars": EPISODE},
+        hidden={},
+        settings={
+            "gamma": 0.5, "gae_lambda": 0.9, "learning_rate": 1e-3, "n_steps": 32, "batch_size": 2048, "n_epochs": 4,
+            "net_arch": [32, 32], "log_std_init": -0.5,
+        },
+        # With one coin the blocks of the market matrix are columns.
+        size="bars", market=_coin, opened=spot_columns.OPEN, closed=spot_columns.CLOSE, scale=0.005,
+        oracle=_portfolio_growth,
     ),
 }  # fmt: skip

@@ -10,13 +10,15 @@ without any they answer for actions of one number, and what is not legal is held
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.agent import Agent, Observation
+from agents.spot_baselines import EqualWeightsDaily, HoldCoins, coins_of
 from markets.errors import ConfigError, unknown
 
 CHOICES = 4  # of an option's action, and of its size
@@ -28,11 +30,16 @@ class Idle(Agent):
 
     name = "idle"
 
+    def bind(self, observation_names: Sequence[str]) -> Agent:
+        """Take note of how many numbers an action has: one, or one a coin."""
+        self._numbers_asked = max(len(coins_of(observation_names)), 1)
+        return super().bind(observation_names)
+
     def act(
         self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
     ) -> tuple[NDArray[np.float32], Any]:
         """Return exposure 0."""
-        return np.zeros((len(columns), 1), np.float32), state
+        return np.zeros((len(columns), self._numbers_asked), np.float32), state
 
     def act_masked(
         self, columns: Observation, masks: NDArray[np.bool_], state: Any, episode_start: Any, deterministic: bool
@@ -50,12 +57,17 @@ class Random(Agent):
         super().__init__()
         self._generator = np.random.default_rng(seed)
 
+    def bind(self, observation_names: Sequence[str]) -> Agent:
+        """Take note of how many numbers an action has: one, or one a coin."""
+        self._numbers_asked = max(len(coins_of(observation_names)), 1)
+        return super().bind(observation_names)
+
     def act(
         self, columns: Observation, state: Any, episode_start: Any, deterministic: bool
     ) -> tuple[NDArray[np.float32], Any]:
         """Return a uniform target (one draw for the whole batch, so that lanes see the same orders)."""
-        target = self._generator.uniform(-1.0, 1.0)
-        return np.full((len(columns), 1), target, np.float32), state
+        target = self._generator.uniform(-1.0, 1.0, self._numbers_asked)
+        return np.broadcast_to(target.astype(np.float32), (len(columns), self._numbers_asked)).copy(), state
 
 
 class BuyAndHold(Agent):
@@ -198,21 +210,34 @@ OPTION_BASELINES: dict[str, Callable[[], Agent]] = {
     "call at open": lambda: AtOpen(1, "call at open"),
     "put at open": lambda: AtOpen(2, "put at open"),
 }
-CHANGED: dict[str, dict[str, dict[str, float | None]]] = {
-    "PerpFutures": {name: {"contract_leverage": None, **changes} for name, changes in UNLEVERED.items()}
+PORTFOLIO_BASELINES: dict[str, Callable[[], Agent]] = {
+    "idle": Idle,
+    "random": Random,
+    "equal weights, held": HoldCoins,
+    "equal weights, daily": EqualWeightsDaily,
 }
-OF_FAMILY: dict[str, Mapping[str, Callable[[], Agent]]] = {"PerpFutures": BASELINES, "ZeroDTE": OPTION_BASELINES}
+CHANGED: dict[str, dict[str, dict[str, float | None]]] = {
+    "PerpFutures": {name: {"contract_leverage": None, **changes} for name, changes in UNLEVERED.items()},
+    "SpotCrypto": {"equal weights, daily": {"rebalance_band": 0.005}},
+}
+OF_FAMILY: dict[str, Mapping[str, Callable[[], Agent]]] = {
+    "PerpFutures": BASELINES,
+    "ZeroDTE": OPTION_BASELINES,
+    "SpotCrypto": PORTFOLIO_BASELINES,
+}
 
 
-def baselines_of(family: str) -> Mapping[str, Callable[[], Agent]]:
-    """Return the baselines of a family, by name.
+def baselines_of(family: str, observation_names: Sequence[str] = ()) -> Mapping[str, Callable[[], Agent]]:
+    """Return the baselines of a family, by name; of a portfolio also each coin, where its observation names are given.
 
     Raises:
         UnknownNameError: a family without any.
     """
     if family not in OF_FAMILY:
         raise unknown("family with baselines", family, OF_FAMILY)
-    return OF_FAMILY[family]
+    coins = coins_of(observation_names)
+    held: dict[str, Callable[[], Agent]] = {f"{coin}, held": partial(HoldCoins, coin) for coin in coins}
+    return {**OF_FAMILY[family], **(held if len(coins) > 1 else {})}
 
 
 def unlevered_of(family: str) -> dict[str, dict[str, float | None]]:

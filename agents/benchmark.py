@@ -40,6 +40,7 @@ ORIGINAL = "PerpFutures"  # the family whose game the peers play
 BOUNDS: dict[str, dict[str | int, tuple[float | None, float | None]]] = {
     "PerpFutures": {"full": (0.13, 0.20), "none": (0.22, 0.30), 64: (0.028, 0.05), 1024: (0.04, 0.10)},
     "ZeroDTE": {"full": (0.10, None), "none": (None, None), 64: (None, None), 1024: (0.03, None)},
+    "SpotCrypto": {"full": (None, None), "none": (None, None), 64: (None, None), 1024: (0.02, 0.04)},
 }
 
 

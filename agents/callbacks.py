@@ -61,22 +61,22 @@ class AccountTags(BaseCallback):
         game = simulation.game
         ledger = game.ledger
         costs = accounts[:, list(ledger.costs)].sum(axis=1)
-        action = accounts[:, game.action_columns.start]
+        numbers = accounts[:, game.action_columns]  # one, or one a coin: the shares are those of all of them
         funding = accounts[:, ledger.items["funding"]] if "funding" in ledger.items else 0.0 * equity
         for name, value in (
             ("turnover", ledger.traded(accounts) / equity),
             ("costs", costs / equity),
             ("funding", funding / equity),
             ("leverage", np.abs(ledger.held(accounts)) / equity),
-            ("short", action < -1.0 / 3.0),
-            ("long", action > 1.0 / 3.0),
+            ("short", numbers < -1.0 / 3.0),
+            ("long", numbers > 1.0 / 3.0),
         ):
             self._sums[name] += float(np.mean(value))
         if "liquidations" in ledger.items:
             self._sums["liquidations"] += float(accounts[:, ledger.items["liquidations"]].sum())
         if game.choices:
-            asked = action[np.isfinite(action)].astype(np.int64)
-            self._choices += np.bincount(asked, minlength=len(self._choices)) / len(action)
+            asked = numbers[np.isfinite(numbers[:, 0]), 0].astype(np.int64)
+            self._choices += np.bincount(asked, minlength=len(self._choices)) / len(numbers)
         if game.masks is not None:
             self._illegal += float(np.mean(accounts[:, game.columns.index("order_code")] != 0.0))
         labels = game.bars.labels

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from agents.artefact import PolicyAgent, load
-from agents.baselines import baselines_of
 from agents.by_regime import by_regime, regimes_of
 from agents.evaluation import evaluate, over_seeds
 from agents.recipe import resolve, whole_split
@@ -54,7 +53,8 @@ def compare(
     named = _names(agents)
     result = evaluate(dict(zip(named, agents, strict=True)), family, config, quiet=quiet)
     rows = result["rows"]
-    merged = {name: rows[name] for name in baselines_of(family)}
+    baselines = [name for name in rows if name not in named]
+    merged = {name: rows[name] for name in baselines}
     for recipe, names in _recipes(named, agents).items():
         if len(names) > 1:
             merged[f"{recipe}, {len(names)} runs (IQM)"] = over_seeds([rows[name] for name in names])
@@ -73,7 +73,7 @@ def compare(
         "env": first.manifest["env"],
         "arguments": {**first.manifest["arguments"], **changes},
         "table": merged,
-        "baselines": list(baselines_of(family)),
+        "baselines": baselines,
         "agents": {n: str(p) for n, p in zip(named, paths, strict=True)},
         "remarks": [f"{n}: {a.report()}." for n, a in zip(named, agents, strict=True) if hasattr(a, "report")],
     }

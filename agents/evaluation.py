@@ -274,7 +274,7 @@ def evaluate(
             "fill='limit' or 'market' (on the command line: --env-arg fill=limit)"
         )
     games = {name: game_of(family, replace(config, **changes)) for name, changes in unlevered_of(family).items()}
-    players = {**{name: kind() for name, kind in baselines_of(family).items()}, **agents}
+    players = {**{name: kind() for name, kind in baselines_of(family, game.all_names).items()}, **agents}
     steps = steps_of(game)
     if steps < 2:
         raise ConfigError(f"split {config.split!r} has {steps} bar to trade; an evaluation needs at least 2")

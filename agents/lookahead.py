@@ -59,7 +59,11 @@ __all__ = [
 ]
 
 DEFAULT_BARS = "synthetic:crypto?seed=1&interval=1h&bars=3000"
-BARS_OF_FAMILY = {"ZeroDTE": "synthetic:spy?seed=1&sessions=12"}  # where the default is no market of the family
+BARS_OF_FAMILY = {  # where the default is no market of the family
+    "ZeroDTE": "synthetic:spy?seed=1&sessions=12",
+    "SpotCrypto": "synthetic:basket?seed=1&interval=1h&bars=3000",
+}
+OF_SESSIONS = ("ZeroDTE",)  # families whose episodes are whole sessions
 LANES, LANES_APART, LANE_EPISODE = 4, 7, 40  # native lanes, the bars between their starts and of their episodes
 
 
@@ -129,7 +133,7 @@ def check_id_lanes(
 def _plays_sessions(env_id: str) -> bool:
     """Tell whether an id is ours and of a family whose episodes are whole sessions."""
     name = env_id.rpartition(":")[2]
-    return name in envs.ids() and gym.registry[name].kwargs["family"] in BARS_OF_FAMILY
+    return name in envs.ids() and gym.registry[name].kwargs["family"] in OF_SESSIONS
 
 
 def _given(env_id: str, bars: Bars, arguments: Mapping[str, Any] | None) -> tuple[dict[str, Any], int]:

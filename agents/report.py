@@ -22,6 +22,7 @@ COLUMNS = (
     "agent", "total return [95 %]", "Sharpe [95 %]", "DSR", "max drawdown", "exposure", "turnover/yr", "fees",
     "spread+impact", "funding", "liquidations", "return at 0x/2x/5x costs", "break-even",
 )  # fmt: skip
+PORTFOLIO_COLUMNS = (*COLUMNS[:9], "borrow", "ended by", *COLUMNS[11:])  # of coins and cash
 SESSION_COLUMNS = (
     "agent", "total return [95 %]", "P&L/session [95 %]", "Sharpe [95 %]", "DSR", "max drawdown", "trades (won)",
     "sold/forced/settled", "exposure", "turnover/yr", "fees", "spread", "illegal", "return at 0x/2x/5x costs",
@@ -37,6 +38,8 @@ NARROW_SESSIONS = (0, 1, 2, 3, 4, 5, 6, 12)
 
 def columns(rows: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the column headings that fit the rows."""
+    if any("borrow" in row for row in rows.values()):
+        return PORTFOLIO_COLUMNS
     return SESSION_COLUMNS if any("sessions" in row for row in rows.values()) else COLUMNS
 
 
@@ -183,7 +186,9 @@ def _of_bars(evaluation: Mapping[str, Any]) -> list[str]:
         "rest counts as flat.",
         "Intervals of single agents: stationary bootstrap of the walk (mean block one week, 2,000 draws); of rows over "
         "several runs: interquartile mean with a percentile bootstrap over runs, silent on other periods.",
-        "Buy-and-hold, always-short and volatility-targeted long are unlevered (leverage 1, fully margined).",
+        "Held: bought once and left alone; daily: equal weights, restored at midnight UTC."
+        if columns(evaluation.get("rows", {})) == PORTFOLIO_COLUMNS
+        else "Buy-and-hold, always-short and volatility-targeted long are unlevered (leverage 1, fully margined).",
         "Orders follow equity, so that costs move later fills too: a walk at higher costs can end higher.",
         "Money in the quote currency. Break-even: the multiple of fee, spread and impact at which the return is 0.",
     ]
@@ -261,11 +266,18 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{row['turnover_per_year']:,.0f}x",
         f"{row['fee']:,.0f}",
         f"{row['spread_cost'] + row['impact_cost']:,.0f}",
-        f"{row['funding']:,.0f}",
-        f"{row['liquidations']:.1f}".removesuffix(".0") + (f" ({row['ended_by']})" if row["ended_by"] else ""),
+        f"{row['borrow' if 'borrow' in row else 'funding']:,.0f}",
+        _ended(row),
         " / ".join(f"{100 * scaled[key]:.1f} %" for key in ("0", "2", "5")),
         _break_even(row),
     )
+
+
+def _ended(row: Mapping[str, Any]) -> str:
+    """Say how often an account was liquidated, where that exists, and what ended its walk."""
+    if "liquidations" not in row:
+        return str(row["ended_by"]) or "-"
+    return f"{row['liquidations']:.1f}".removesuffix(".0") + (f" ({row['ended_by']})" if row["ended_by"] else "")
 
 
 def _session_cells(row: Mapping[str, Any]) -> Sequence[str]:

@@ -160,8 +160,10 @@ def construction(env_id: str, count: int = MILLION, make: Make = gym.make, make_
     began = time.process_time()
     make(env_id, bars=other)
     seconds = time.process_time() - began
+    symbols = len(bars.symbols)
+    of_each = f", for each of {symbols} symbols" if symbols > 1 else ""
     return [
-        Fact(f"CPU seconds to build over {count:,} loaded bars", seconds, BUILD_SECONDS),
+        Fact(f"CPU seconds to build over {count:,} loaded bars{of_each}", seconds / symbols, BUILD_SECONDS),
         Fact("memory of two envs and 1,024 lanes over bars plus tables", (size + held) / (size + tables), BUILD_MEMORY),
         Fact("memory while building over bars plus tables", (size + peak) / (size + tables)),
         Fact("MB of bars", size / 1e6),

@@ -7,19 +7,19 @@ up its row. Nothing here knows a network: :mod:`encoders.encoder` finds the weig
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from markets.bars import Bars
-from markets.table import CausalTable
+from markets.symbols import base_asset, base_assets
+from markets.table import CausalTable, join
 
 if TYPE_CHECKING:
     from encoders.encoder import Encoder
 
-QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "USD", "EUR", "BTC")
 KEPT = 8  # encoded markets per process
 
 _encoded: OrderedDict[tuple[str, ...], Encoded] = OrderedDict()
@@ -41,7 +41,12 @@ class Encoded:
 
 
 def encode(kind: str, bars: Bars, name: str | None, voice: str) -> Encoded:
-    """Embed ``bars`` with the weights of ``kind`` that fit them, or with those that ``name`` names."""
+    """Embed ``bars`` with the weights of ``kind`` that fit them, or with those that ``name`` names.
+
+    Of several symbols each is embedded by itself; its columns are named after it: ``ETH_jepa_00``, ``ETH_regime_0``.
+    """
+    if len(bars.symbols) > 1:
+        return _of_basket([encode(kind, bars.asset(i), name, voice) for i in range(len(bars.symbols))], bars)
     from encoders.encoder import interval_name, resolve
 
     encoder = resolve(kind, bars, name)
@@ -58,18 +63,21 @@ def encode(kind: str, bars: Bars, name: str | None, voice: str) -> Encoded:
     return _encoded[key]
 
 
+def _of_basket(views: list[Encoded], bars: Bars) -> Encoded:
+    """Put what an encoder says of each symbol side by side."""
+    tables = [
+        replace(
+            view.table, names=tuple(f"{asset}_{name}" for name in view.table.names), bars_hash=bars.hash, checked=False
+        )
+        for view, asset in zip(views, base_assets(bars.symbols), strict=True)
+    ]
+    facts = {name: values for view in views for name, values in view.facts.items()}
+    return Encoded(join(tuple(tables)), views[0].name, views[0].sha256, facts)
+
+
 def _view(encoder: Encoder, bars: Bars, name: str) -> Encoded:
     table = encoder.table(bars)
     odds = table.values[:, -encoder.regimes :]
     base = base_asset(bars.symbols[0])
     facts = {f"{base}_regime": odds.argmax(axis=1), f"{base}_regime_confidence": odds.max(axis=1).astype(np.float64)}
     return Encoded(table, name, encoder.hash, facts)
-
-
-def base_asset(symbol: str) -> str:
-    """Return the asset that a symbol prices: ``BTC`` of ``BTCUSDT``, ``BTC/USDT:USDT`` and ``BTC-USD``."""
-    plain = symbol.split(":")[0].replace("/", "").replace("-", "").upper()
-    for quote in QUOTES:
-        if plain.endswith(quote) and len(plain) > len(quote):
-            return plain.removesuffix(quote)
-    return plain

@@ -19,7 +19,11 @@ from envs.wrappers.hide import HideObservations, HideObservationsVector
 from markets.compiled import is_cached
 from markets.errors import ConfigError, unknown
 
-FAMILIES = {"PerpFutures": "envs.perp_futures:PerpFutures", "ZeroDTE": "envs.zero_dte:ZeroDTE"}
+FAMILIES = {
+    "PerpFutures": "envs.perp_futures:PerpFutures",
+    "ZeroDTE": "envs.zero_dte:ZeroDTE",
+    "SpotCrypto": "envs.spot_crypto:SpotCrypto",
+}
 OWN_ARGUMENTS = ("info", "render_mode", "on_bad_action")  # of every environment, beside its family's configuration
 GAMES = 16  # prepared games kept per process
 

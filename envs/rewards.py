@@ -7,6 +7,7 @@ active term appears in ``info["reward_terms"]``, weighted, and the terms add up 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from markets.compiled import compiled
 from markets.errors import ConfigError, unknown
@@ -54,8 +55,8 @@ def drawdown_increase(before: float, peak_before: float, after: float, peak_afte
     return max(0.0, before / peak_before - after / peak_after)
 
 
-def parse_reward(text: str) -> dict[str, float]:
-    """Read ``"term=weight,term=weight"``; a term alone has weight 1.
+def parse_reward(text: str, terms: Mapping[str, str] = TERMS) -> dict[str, float]:
+    """Read ``"term=weight,term=weight"``, of ``terms``; a term alone has weight 1.
 
     Raises:
         UnknownNameError: unknown term, with the nearest valid one.
@@ -65,8 +66,8 @@ def parse_reward(text: str) -> dict[str, float]:
     for part in filter(None, (piece.strip() for piece in str(text).split(","))):
         name, _, number = part.partition("=")
         name = name.strip()
-        if name not in TERMS:
-            raise unknown("reward term", name, TERMS)
+        if name not in terms:
+            raise unknown("reward term", name, terms)
         if name in weights:
             raise ConfigError(f"reward={text!r}: term {name!r} is given twice")
         try:
@@ -76,5 +77,5 @@ def parse_reward(text: str) -> dict[str, float]:
         if not math.isfinite(weights[name]):
             raise ConfigError(f"reward={text!r}: the weight of {name!r} is not finite")
     if not weights:
-        raise ConfigError(f"reward={text!r} names no term; valid: {', '.join(TERMS)}")
+        raise ConfigError(f"reward={text!r} names no term; valid: {', '.join(terms)}")
     return weights

@@ -47,16 +47,18 @@ class Ledger:
     """Where a family's account rows say what is held, traded and paid: all that reports need to know of it.
 
     Attributes:
-        position, price: columns of the quantity held and of the price at which it is marked.
-        fill_quantity, fill_price: columns of a step's fill. unit: what one of a quantity is worth at a price of 1.
+        position, price: columns of the quantity held and of the price at which it is marked; price is None where the
+            first one holds the value itself, of a portfolio.
+        fill_quantity, fill_price: columns of a step's fill, likewise. unit: what one of a quantity is worth at a price
+            of 1.
         peak: column of the highest equity. start: place of the start equity in the contract vector.
         costs: columns of a step's costs. items: what reports add up -> column of a step.
     """
 
     position: int
-    price: int
+    price: int | None
     fill_quantity: int
-    fill_price: int
+    fill_price: int | None
     unit: float
     peak: int
     start: int
@@ -65,11 +67,15 @@ class Ledger:
 
     def held(self, accounts: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what the positions of account rows ``(N, K)`` are worth, signed: ``(N,)``."""
-        return np.asarray(accounts[:, self.position] * accounts[:, self.price] * self.unit)
+        return np.asarray(accounts[:, self.position] * _at(accounts, self.price) * self.unit)
 
     def traded(self, accounts: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what was paid or received in the fills of a step: ``(N,)``."""
-        return np.asarray(np.abs(accounts[:, self.fill_quantity]) * accounts[:, self.fill_price] * self.unit)
+        return np.asarray(np.abs(accounts[:, self.fill_quantity]) * _at(accounts, self.fill_price) * self.unit)
+
+
+def _at(accounts: NDArray[np.float64], price: int | None) -> Any:
+    return 1.0 if price is None else accounts[:, price]
 
 
 @dataclass(frozen=True, eq=False)

@@ -175,6 +175,12 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             if type(number) is float and math.isfinite(number):
                 self._action[0] = number
                 return
+        if self._shape and type(action) is np.ndarray and action.shape == self._shape and action.dtype.char in "fd":
+            numbers = action.tolist()
+            if all(map(math.isfinite, numbers)):
+                for place, number in enumerate(numbers):
+                    self._action[place] = number
+                return
         if self._one_choice and type(action) in _WHOLE and 0 <= action < self._one_choice:
             self._action[0] = float(action)
             return
@@ -200,6 +206,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
         self._action = view(self._account[game.action_columns])
         self._one = len(self._action) == 1 and not game.choices
         self._choices = game.choices
+        self._shape = (len(self._action),) if not game.choices and len(self._action) > 1 else ()
         self._one_choice = game.choices[0] if len(game.choices) == 1 else 0
         self._result = view(self._account[ROW : QUIET + 1])
         self._infos = AccountInfo(game, self._account)
@@ -212,6 +219,7 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             "_account",
             "_action",
             "_one",
+            "_shape",
             "_choices",
             "_one_choice",
             "_result",

@@ -214,6 +214,15 @@ class Bars:
         events = (self.funding_time >= self.time[start]) & (self.funding_time < self.close_time[stop - 1])
         return replace(self, **kept, funding_time=self.funding_time[events], funding_rate=self.funding_rate[events])
 
+    def asset(self, place: int) -> Bars:
+        """Return the bars of one of the A assets alone."""
+        if not 0 <= place < len(self.symbols):
+            raise DataError(f"asset {place} does not exist: there are {len(self.symbols)}")
+        kept: dict[str, Any] = {name: value[:, place : place + 1] for name, value in self.columns.items()}
+        if len(self.funding_time):
+            kept["funding_rate"] = self.funding_rate[:, place : place + 1]
+        return replace(self, symbols=(self.symbols[place],), **kept)
+
     def one(self, row: int) -> Bars:
         """Return the bar of ``row`` alone, as a live feed hands it over when it has closed, for streams.
 

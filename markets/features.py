@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -188,24 +188,24 @@ def warm_up(interval: np.timedelta64) -> int:
     return max(WARM_UP, int(np.ceil(DAY / interval)))
 
 
-def raw(bars: Bars) -> Floats:
-    """Compute every feature in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty.
+def raw(bars: Bars, chosen: Sequence[Feature] = FEATURES) -> Floats:
+    """Compute every chosen feature in its own unit: ``(T, F)`` float64; rows before ``warm_up`` are partly empty.
 
     Block by block, since the look-back is finite: what is worked on stays small, and a row has the same bits as in one
     pass or in a stream.
     """
-    out = np.empty((len(bars), len(FEATURES)))
+    out = np.empty((len(bars), len(chosen)))
     for first in range(0, len(bars), BLOCK):
         start = max(first - WARM_UP, 0)
-        history = _History(_part(bars, start, min(first + BLOCK, len(bars))))
+        history = _History(part_of(bars, start, min(first + BLOCK, len(bars))))
         rows = out[first : first + BLOCK]
         with np.errstate(invalid="ignore", divide="ignore"):  # hostile values behind the checks must not warn
-            for column, feature in enumerate(FEATURES):
+            for column, feature in enumerate(chosen):
                 rows[:, column] = feature.compute(history)[first - start :]
     return out
 
 
-def _part(bars: Bars, start: int, stop: int) -> Bars:
+def part_of(bars: Bars, start: int, stop: int) -> Bars:
     """Rows ``start .. stop-1`` with the funding events that their features average, some older than the rows."""
     early = max(int(np.searchsorted(bars.funding_time, bars.time[start])) - EVENTS, 0)
     late = int(np.searchsorted(bars.funding_time, bars.close_time[stop - 1]))
@@ -336,8 +336,9 @@ class FeatureStream:
     Costs the same for every bar, however long the stream runs: only the look-back is kept.
     """
 
-    def __init__(self, scaler: FeatureScaler) -> None:
+    def __init__(self, scaler: FeatureScaler, compute: Callable[[Bars], Floats] = raw) -> None:
         self._scaler = scaler
+        self._compute = compute
         self._tail: Bars | None = None
         self._seen = 0
 
@@ -351,7 +352,7 @@ class FeatureStream:
         self._seen += 1
         if self._seen <= warm_up(bar.interval):
             return None
-        return self._scaler.apply(raw(self._tail)[-1:])[0]
+        return self._scaler.apply(self._compute(self._tail)[-1:])[0]
 
 
 def _append(tail: Bars, bar: Bars, keep: int) -> Bars:

@@ -85,29 +85,14 @@ def crypto(seed: int = 0, interval: str = "1h", bars: int = 40_000, parameters: 
 
 def crypto_arrays(seed: int, interval: str, bars: int, parameters: CryptoParameters) -> dict[str, Any]:
     """Return the arrays of :func:`crypto` by their name in ``Bars``: prices ``(T, 1)``, labels ``(T,)``, E events."""
-    minutes = _whole_minutes(interval)
-    for name, value, least in (("seed", seed, 0), ("bars", bars, 2)):
-        if not isinstance(value, int | np.integer) or value < least:
-            raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
-    base = min(minutes, BASE_MINUTES)
-    steps = int(bars) * (minutes // base)
-    start = as_time(parameters.start, "start")
-    children = np.random.SeedSequence(int(seed)).spawn(len(STREAMS))
-    rng = {name: np.random.default_rng(child) for name, child in zip(STREAMS, children, strict=True)}
-
-    world = _world(rng["world"], steps, base, parameters)
-    regime = _regimes(rng["regime"], steps, base, parameters, world["spells"])
-    shocks = _unit_student_t(rng["returns"], steps + 1, parameters.student_t_dof)
-    clock = _clock(start, steps, base, parameters) * world["volatility"]
-    sigma = _volatility(rng, shocks[:-1], regime, clock, base, parameters)
-    returns = _returns(rng, shocks[1:], sigma, regime, base, parameters, world)
+    minutes, base, steps, start = frame_of(seed, interval, bars, parameters)
+    rng, world, regime, sigma, returns = base_steps(np.random.SeedSequence(int(seed)), steps, base, start, parameters)
     path = np.log(parameters.start_price) + np.concatenate([[0.0], np.cumsum(returns)])  # (steps + 1,) log last
 
     shape = (int(bars), minutes // base)
-    columns = _last_prices(rng["bridge"], path, returns, sigma * np.sqrt(base / YEAR_MINUTES), shape, parameters)
+    columns = last_prices(rng["bridge"], path, returns, sigma * np.sqrt(base / YEAR_MINUTES), shape, parameters)
     columns |= _mark_prices(rng["basis"], path, base, shape, parameters)
-    volume = _volume(rng["volume"], returns, sigma, base, parameters) * world["volume"]
-    columns["volume"] = volume.reshape(shape).sum(axis=1)
+    columns["volume"] = volumes(rng["volume"], returns, sigma, base, shape, parameters, world)
     length = np.timedelta64(minutes * 60 * 10**9, "ns")
     stamps, rates = _funding(rng, path, start, base, parameters, world)
     return {
@@ -118,6 +103,37 @@ def crypto_arrays(seed: int, interval: str, bars: int, parameters: CryptoParamet
         "funding_rate": rates.reshape(-1, 1),
         "labels": regime[shape[1] - 1 :: shape[1]].copy(),
     }
+
+
+def frame_of(seed: int, interval: str, bars: int, parameters: CryptoParameters) -> tuple[int, int, int, np.datetime64]:
+    """Return minutes of a bar and of a base step, how many base steps there are, and when the first begins.
+
+    Raises:
+        ConfigError: naming the argument and the nearest valid value.
+    """
+    minutes = _whole_minutes(interval)
+    for name, value, least in (("seed", seed, 0), ("bars", bars, 2)):
+        if not isinstance(value, int | np.integer) or value < least:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+    base = min(minutes, BASE_MINUTES)
+    return minutes, base, int(bars) * (minutes // base), as_time(parameters.start, "start")
+
+
+def base_steps(
+    seed: np.random.SeedSequence, steps: int, base: int, start: np.datetime64, p: CryptoParameters
+) -> tuple[Streams, dict[str, Floats], NDArray[np.int8], Floats, Floats]:
+    """Return generators, factors of the world, regimes, local volatilities per sqrt(year) and log returns of the steps.
+
+    Each ``(steps,)``; the generators have been used as far as that takes.
+    """
+    children = seed.spawn(len(STREAMS))
+    rng = {name: np.random.default_rng(child) for name, child in zip(STREAMS, children, strict=True)}
+    world = _world(rng["world"], steps, base, p)
+    regime = _regimes(rng["regime"], steps, base, p, world["spells"])
+    shocks = _unit_student_t(rng["returns"], steps + 1, p.student_t_dof)
+    clock = _clock(start, steps, base, p) * world["volatility"]
+    sigma = _volatility(rng, shocks[:-1], regime, clock, base, p)
+    return rng, world, regime, sigma, _returns(rng, shocks[1:], sigma, regime, base, p, world)
 
 
 def funding_rate(premium: Floats) -> Floats:
@@ -213,7 +229,7 @@ def _returns(
     return returns
 
 
-def _last_prices(
+def last_prices(
     rng: np.random.Generator,
     path: Floats,
     returns: Floats,
@@ -256,12 +272,21 @@ def _mark_prices(
     return {"mark_open": opened, "mark_high": high, "mark_low": low, "mark_close": close}
 
 
-def _volume(rng: np.random.Generator, returns: Floats, sigma: Floats, base: int, p: CryptoParameters) -> Floats:
-    """Return the volume of each base step in base units: ``(steps,)``."""
+def volumes(
+    rng: np.random.Generator,
+    returns: Floats,
+    sigma: Floats,
+    base: int,
+    shape: tuple[int, int],
+    p: CryptoParameters,
+    world: dict[str, Floats],
+) -> Floats:
+    """Return the volume of each bar in base units: ``(T,)``, summed over its base steps."""
     surprise = np.log1p(np.abs(returns) / (sigma * np.sqrt(base / YEAR_MINUTES)))
     noise = p.volume_noise * rng.standard_normal(len(returns))
     relative = p.volume_sigma * np.log(sigma / p.annual_volatility) + p.volume_return * surprise + noise
-    return p.volume_per_hour * base / 60 * np.exp(relative)
+    volume = p.volume_per_hour * base / 60 * np.exp(relative) * world["volume"]
+    return np.asarray(volume.reshape(shape).sum(axis=1))
 
 
 def _funding(

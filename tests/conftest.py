@@ -29,9 +29,11 @@ def fresh_games(monkeypatch: pytest.MonkeyPatch) -> None:
     import envs.encoding
     import envs.make
     import envs.perp_market
+    import envs.spot_market
 
     monkeypatch.setattr(envs.make, "_games", OrderedDict())
     monkeypatch.setattr(envs.perp_market, "_cache", {})
+    monkeypatch.setattr(envs.spot_market, "_cache", {})
     monkeypatch.setattr(envs.encoding, "_encoded", OrderedDict())
 
 

@@ -16,18 +16,20 @@ import numpy as np
 import pandas as pd
 
 import envs
-from markets import features, session_features, sources
+from markets import features, session_features, sources, spot_features
 from markets.bars import Bars
 from markets.features import FeatureScaler
 from markets.session_calendar import MINUTE, sessions_from
 from markets.session_features import SessionScaler
 from markets.sources.memory import register_bars
+from markets.spot_features import SpotScaler
 
 IDS = envs.ids()
 HOUR = np.timedelta64(3600 * 10**9, "ns")
 SESSIONS = "synthetic:spy?seed=1&sessions=20"
 EARLY = "synthetic:spy?seed=1&sessions=24&early_close=only"  # of 210 minutes
 SMALL = "synthetic:crypto?seed=1&interval=1h&bars=4000"
+BASKET = "synthetic:basket?seed=1&interval=1h&bars=4000"
 
 
 @cache
@@ -37,6 +39,14 @@ def perpetual_market(rows: int = 2600) -> Bars:
     At most 4,000 rows.
     """
     bars = sources.load(SMALL).between(0, rows)
+    opened = bars.open * np.exp(np.random.default_rng(41).normal(0.0, 0.001, bars.open.shape))
+    return replace(bars, open=opened, high=np.maximum(bars.high, opened), low=np.minimum(bars.low, opened))
+
+
+@cache
+def basket_market(rows: int = 2600) -> Bars:
+    """Hourly bars of three coins with labels, that open apart from the close before; at most 4,000 rows."""
+    bars = sources.load(BASKET).between(0, rows)
     opened = bars.open * np.exp(np.random.default_rng(41).normal(0.0, 0.001, bars.open.shape))
     return replace(bars, open=opened, high=np.maximum(bars.high, opened), low=np.minimum(bars.low, opened))
 
@@ -72,6 +82,18 @@ def random_walk(seed: int = 41, rows: int = 12_000) -> Bars:
         volume=generator.lognormal(8.0, 1.0, (rows, 1)), funding_time=time[::8],
         funding_rate=generator.normal(1e-4, 1e-4, (len(time[::8]), 1)),
         labels=generator.integers(0, 2, rows).astype(np.int8), label_names=("heads", "tails"),
+    )  # fmt: skip
+
+
+def basket_walk(seed: int = 41, rows: int = 12_000) -> Bars:
+    """Three coins of independent returns, each as :func:`random_walk`; the labels are those of the first."""
+    parts = [random_walk(seed + place, rows) for place in range(3)]
+    columns: dict[str, Any] = {
+        name: np.concatenate([part.columns[name] for part in parts], axis=1) for name in parts[0].columns
+    }
+    return Bars(
+        time=parts[0].time, interval=HOUR, symbols=("BTCUSDT", "ETHUSDT", "SOLUSDT"), labels=parts[0].labels,
+        label_names=parts[0].label_names, **columns,
     )  # fmt: skip
 
 
@@ -190,6 +212,32 @@ FAMILIES = {
         candles=session_candles,
         query="?market=spy",
         misspelt={"strike_ofset": "strike_offset"},
+    ),
+    "SpotCrypto": Family(
+        arguments={"bars": BASKET},
+        volatile={
+            "bars": BASKET + "&annual_volatility=2.5",
+            "episode_bars": 60,
+            "allow_short": True,
+            "ruin": 0.85,
+            "maximum_drawdown": 0.1,
+        },
+        short=lambda bars: {"episode_bars": bars},
+        market=basket_market,
+        played=(1_850, 2_400),
+        ends_of_splits=(1_500, 1_800),
+        many=3_000,
+        enduring={"ruin": 1e-6},
+        idle=np.zeros(3, np.float32),
+        trade=np.array([0.5, 0.2, 0.1], np.float32),
+        ends="truncated",
+        features=spot_features,
+        scaler=SpotScaler,
+        behind=((200, 400, 1_000, 1_500, 1_700), 2_000, 200),
+        walk=basket_walk,
+        candles=candles,
+        query="",
+        misspelt={"alow_short": "allow_short"},
     ),
 }
 

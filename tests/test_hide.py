@@ -27,14 +27,20 @@ from markets.errors import ArtefactError, ConfigError, UnknownNameError
 from tests.registered import IDS, family, make
 
 SEED = 5
-CHOSEN = {"PerpFutures": ("return_1", "liquidation_distance"), "ZeroDTE": ("hours_to_close", "exit_time")}
+CHOSEN = {
+    "PerpFutures": ("return_1", "liquidation_distance"),
+    "ZeroDTE": ("hours_to_close", "exit_time"),
+    "SpotCrypto": ("ETH_return_1", "SOL_weight"),
+}
 SESSIONS = family("ZeroDTE-v0").arguments["bars"]
 CLOCK = "hours_to_close,session_sin,session_cos,entry_time,exit_time"
 
 
 def chosen(name: str) -> list[str]:
-    names = list(CHOSEN[name.split("-")[0]])
-    return [*names, "jepa_00", "regime_1"] if "JEPA" in name else names
+    family_name = name.split("-")[0]
+    names = list(CHOSEN[family_name])
+    coin = "ETH_" if family_name == "SpotCrypto" else ""
+    return [*names, f"{coin}jepa_00", f"{coin}regime_1"] if "JEPA" in name else names
 
 
 def lanes(name: str, **more: Any) -> Any:

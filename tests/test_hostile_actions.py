@@ -67,7 +67,8 @@ def outcome(env: Any, action: Any) -> Any:
         except ActionError:
             assert env.unwrapped.simulation.accounts.tobytes() == before
             return None
-        rest[-1].pop("requested_action")  # says in which form it came
+        for key in [key for key in rest[-1] if key.endswith("requested_action")]:
+            rest[-1].pop(key)  # says in which form it came
         steps.append((obs.tobytes(), repr(rest)))
     return steps
 

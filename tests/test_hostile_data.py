@@ -106,7 +106,7 @@ def test_too_few_bars_for_the_warm_up_are_a_clear_error(name: str, tmp_path: Pat
     env = made(suffices)
     env.reset(seed=SEED)
     for _ in range(390):
-        *_, terminated, truncated, _ = env.step(kind.idle)
+        *_, terminated, truncated, _ = env.step(np.resize(kind.idle, env.action_space.shape))
         if terminated or truncated:
             break
     assert (terminated, truncated) == (kind.ends == "terminated", kind.ends == "truncated")

@@ -186,7 +186,7 @@ def test_a_little_training_on_options_earns_where_the_answer_is_revealed() -> No
 
 
 def test_a_family_without_an_oracle_is_named() -> None:
-    with pytest.raises(ConfigError, match="no oracle for Chess, only for PerpFutures and ZeroDTE"):
+    with pytest.raises(ConfigError, match="no oracle for Chess, only for PerpFutures and ZeroDTE and SpotCrypto"):
         answer("Chess")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from registered import EARLY, IDS, SESSIONS, family, perpetual_market
+from registered import BASKET, EARLY, IDS, SESSIONS, basket_market, family, perpetual_market
 from test_hostile_data import check_items
 from test_perp_env import mutant
 
@@ -79,6 +79,25 @@ def session_market_names() -> tuple[str, ...]:
     cheap = replace(short, **{name: short.columns[name] * 1e-3 for name in (*PRICES, "bid", "ask")})
     markets = {"calm": calm, "short": short, "broken": broken, "cheap": cheap}
     return tuple(register_bars(f"random-sessions-{name}", bars) for name, bars in markets.items())
+
+
+@cache
+def basket_names() -> tuple[str, ...]:
+    """Three coins; two, wild; jumps of up to 90 %, gaps in time and bars without volume; one coin at penny prices."""
+    calm, random = basket_market(ROWS), np.random.default_rng(SEED)
+    keep = random.random(len(calm)) > 0.02
+    jumps = np.where(
+        random.random(calm.open.shape) < 0.02, random.uniform(np.log(0.1), np.log(1.9), calm.open.shape), 0
+    )
+    level = np.exp(np.cumsum(jumps - jumps.mean(axis=0), axis=0))
+    columns: dict[str, Any] = {name: (calm.columns[name] * level)[keep] for name in PRICES}
+    columns["volume"] = (calm.volume * (random.random(calm.volume.shape) > 0.1))[keep]
+    assert calm.labels is not None
+    broken = replace(calm, time=calm.time[keep], labels=calm.labels[keep], **columns)
+    penny = replace(calm.asset(2), **{name: calm.asset(2).columns[name] * 1e-4 for name in PRICES})  # type: ignore[arg-type]
+    wild = sources.load(BASKET + "&assets=2&annual_volatility=2.5")
+    markets = {"calm": calm, "wild": wild, "broken": broken, "penny": penny}
+    return tuple(register_bars(f"random-baskets-{name}", bars) for name, bars in markets.items())
 
 
 # ---- drawing from a schema --------------------------------------------------------------------------------------
@@ -151,6 +170,11 @@ OF_FAMILY: dict[str, dict[str, Draw]] = {  # fields that mean something else in 
         "strike_offset": lambda random: int(random.integers(-5, 6)),
         "forced_exit": lambda random: random.choice([None, 0.0, 1.0, 15.0, 30.0]),
     },
+    "SpotCryptoConfig": {
+        "bars": lambda random: str(random.choice(basket_names())),
+        "reward": reward_text(("profit", "simple_return", "sharpe", "drawdown", "costs")),
+        "hide": lambda random: str(random.choice(["", "log_equity", "cash_weight,weekend"])),
+    },
 }
 
 
@@ -214,6 +238,9 @@ def check_config(name: str, config: dict[str, Any], seed: int, met: dict[str, in
             met["liquidations"] += info.get("liquidated", 0)
             reduced = config.get("liquidation") == "tiered"  # a lower tier may carry a part of the position
             assert reduced or not (info.get("liquidated") and info["position"] != 0.0)
+        elif "traded" in info:
+            check_portfolio_items(before, info)
+            met["fills"] += info["traded"] != 0.0
         assert ("ended_by" in info) == (terminated or truncated)
         assert not (terminated and truncated)
         before = info
@@ -237,6 +264,15 @@ def check_option_items(before: dict[str, Any], after: dict[str, Any]) -> None:
     items = after["market_pnl"] - after["fee"] - after["spread_cost"] - after["lapse"]
     scale = max(before["equity"], after["equity"], 100.0 * after["position"] * after["premium"], 1.0)
     assert abs(after["equity"] - before["equity"] - items) <= 1e-9 * scale
+
+
+def check_portfolio_items(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """The items of a portfolio add up to its change of equity, and its cash and coins to its equity."""
+    paid = after["fee"] + after["spread_cost"] + after["impact_cost"] + after["borrow"]
+    items = after["market_pnl"] - paid + after["cover"]
+    scale = max(before["equity"], after["equity"], abs(after["market_pnl"]), 1.0)
+    assert abs(after["equity"] - before["equity"] - items) <= 1e-9 * scale
+    assert abs(after["equity"] - after["cash"] - after["position"]) <= 1e-9 * scale
 
 
 def check_configs(name: str, count: int, seed: int = SEED) -> dict[str, int]:

@@ -104,6 +104,15 @@ def test_a_bad_action_is_refused_and_changes_nothing(name: str, value: float) ->
     assert env.unwrapped.simulation.accounts.tobytes() == before
 
 
+def told(info: dict[str, Any], what: str) -> list[float]:
+    """An entry of info, or one a coin; the position of a portfolio is its quantities."""
+    if "traded" not in info:
+        return [info[what]]
+    ending = "_quantity" if what == "position" else f"_{what}"
+    coins = [key.removesuffix("_price") for key in info if key.endswith("_price") and "_fill_" not in key]
+    return [info[coin + ending] for coin in coins if coin + ending in info]
+
+
 @IDS
 @pytest.mark.parametrize("value", BAD)
 def test_a_held_bad_action_keeps_the_position_sends_no_order_and_is_counted(name: str, value: float) -> None:
@@ -114,12 +123,14 @@ def test_a_held_bad_action_keeps_the_position_sends_no_order_and_is_counted(name
     bad = np.full(np.shape(good), value, np.float32)
     _, _, _, _, before = env.step(good)
     assert before["position"] != 0.0
+    held, sent, applied = told(before, "position"), ("order_quantity", "fill_quantity"), told(before, "action")
     for count in (1.0, 2.0, 3.0):
         obs, reward, _, _, info = env.step(bad)
-        assert info["position"] == before["position"]
-        assert info["order_quantity"] == info["fill_quantity"] == info["fee"] == 0.0
+        assert told(info, "position") == held
+        assert [told(info, key) for key in sent] == [[0.0] * len(told(info, key)) for key in sent]
+        assert info["fee"] == 0.0
         assert info["bad_actions"] == count
-        assert info["action"] in (before["action"], float(np.ravel(family(name).idle)[0]))
+        assert told(info, "action") in (applied, np.ravel(family(name).idle).tolist())
         assert math.isfinite(reward)
         assert env.observation_space.contains(obs)
         assert np.isfinite(obs).all()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from envs.encoding import Encoded
 from envs.simulation import ROW, Simulation
+from markets.compiled import compiled
 
 Observations = NDArray[np.float32]
 
@@ -135,5 +136,14 @@ def append_rows(observations: Observations, encoded: Encoded, rows: NDArray[np.i
     own = observations.shape[1]
     out = np.empty((len(observations), own + values.shape[1]), np.float32)
     out[:, :own] = observations
-    out[:, own:] = values[rows]
+    _gather(values, rows, own, out)
     return out
+
+
+@compiled
+def _gather(values: Observations, rows: NDArray[np.int64], first: int, out: Observations) -> None:
+    """Write ``values[rows]`` to the columns of ``out`` from ``first`` on, without an array between."""
+    for lane in range(rows.shape[0]):
+        row = rows[lane]
+        for column in range(values.shape[1]):
+            out[lane, first + column] = values[row, column]

@@ -7,6 +7,8 @@ Examples::
     load("parquet:spy_1m.parquet?market=spy&symbol=SPY&vix=vix_daily.parquet")       # regular sessions only
     load("parquet:spy_1m.parquet?market=spy&vix=vix_daily.parquet&grid=spxw_0dte_mid_grid.parquet")  # with option mids
     load("synthetic:spy?seed=7&sessions=250")
+    load("parquet:btc.parquet+eth.parquet+sol.parquet?symbols=BTCUSDT,ETHUSDT,SOLUSDT")  # the hours that all have
+    load("synthetic:basket?seed=7&interval=1h&bars=40000&assets=3")                      # correlated coins
     load("csv:candles.csv?rename=Volume BTC:volume&interval=1h")
     load("memory:mine")                       # Bars that were registered under a name in this process
 
@@ -112,10 +114,19 @@ def find(path: str) -> Path:
     raise ConfigError(f"no file {path!r}; looked at {looked}{hint}")
 
 
+def files_of(path: str) -> list[str]:
+    """Return the files that a path names: several with ``+`` between them, unless there is a file of that very name."""
+    try:
+        find(path)
+    except ConfigError:
+        return path.split("+")
+    return [path]
+
+
 def _stamps(path: str, options: dict[str, str]) -> tuple[object, ...]:
     """Identify the present content of the files that a specification names, so that a changed file is read again."""
     stamps: list[object] = []
-    for name in (path, options.get("funding", ""), options.get("vix", ""), options.get("grid", "")):
+    for name in (*files_of(path), options.get("funding", ""), options.get("vix", ""), options.get("grid", "")):
         try:
             place = find(name)
             status = place.stat()

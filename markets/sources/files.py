@@ -8,10 +8,11 @@ from zipfile import BadZipFile
 import pandas as pd
 
 from markets.bars import Bars
+from markets.baskets import join_symbols
 from markets.errors import ConfigError, DataError, require, unknown
-from markets.sources import find, reject_unknown
+from markets.sources import files_of, find, reject_unknown
 
-OPTIONS = ("funding", "symbol", "interval", "stamp", "start", "end", "market", "rename", "vix", "grid")
+OPTIONS = ("funding", "symbol", "symbols", "interval", "stamp", "start", "end", "market", "rename", "vix", "grid")
 
 
 def load_parquet(path: str, options: dict[str, str], specification: str) -> Bars:
@@ -26,6 +27,26 @@ def load_csv(path: str, options: dict[str, str], specification: str) -> Bars:
 
 def _load(kind: str, path: str, options: dict[str, str], specification: str) -> Bars:
     reject_unknown(options, OPTIONS, kind)
+    paths = files_of(path)
+    symbols = options.pop("symbols", None)
+    if len(paths) == 1 and symbols is None:
+        return _load_one(kind, path, options, specification)
+    for name in ("funding", "symbol", "vix", "grid"):
+        if name in options:
+            raise ConfigError(f"{name}={options[name]!r} is for one file, not for several (symbols=...)")
+    named = [] if symbols is None else symbols.split(",")
+    if len(named) != len(paths):
+        raise ConfigError(f"symbols={symbols!r} names {len(named)} symbols for {len(paths)} files: name each once")
+    parts = []
+    for file, symbol in zip(paths, named, strict=True):
+        try:
+            parts.append(_load_one(kind, file, {**options, "symbol": symbol}, f"{kind}:{file}"))
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from error
+    return join_symbols(parts, specification)
+
+
+def _load_one(kind: str, path: str, options: dict[str, str], specification: str) -> Bars:
     renames = read_renames(options.pop("rename", ""))
     funding = options.pop("funding", None)
     raw = read_table(find(path), kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 
-from markets import synthetic, synthetic_regimes, synthetic_spy
+from markets import synthetic, synthetic_basket, synthetic_regimes, synthetic_spy
 from markets.bars import Bars
 from markets.errors import ConfigError, unknown
 from markets.sources import reject_unknown
@@ -37,6 +37,19 @@ def _crypto(options: dict[str, str]) -> Bars:
     return synthetic.crypto(seed=seed, interval=interval, bars=bars, parameters=parameters)
 
 
+def _basket(options: dict[str, str]) -> Bars:
+    """Read ``seed=0&interval=1h&bars=40000&assets=3&own=1`` plus any number of the common market's parameters."""
+    numbers = tuple(item.name for item in fields(synthetic.CryptoParameters) if item.type == "float")
+    numbers = tuple(name for name in numbers if name != "volume_per_hour")  # each coin has its own
+    reject_unknown(options, ("seed", "interval", "bars", "assets", "own", *numbers), "synthetic:basket")
+    seed = _integer("seed", options.pop("seed", "0"), 0)
+    bars = _integer("bars", options.pop("bars", "40000"), 2)
+    assets = _integer("assets", options.pop("assets", str(synthetic_basket.ASSETS)), 1)
+    interval, own = options.pop("interval", "1h"), _number("own", options.pop("own", "1"))
+    parameters = synthetic.CryptoParameters(**{name: _number(name, value) for name, value in options.items()})  # type: ignore[arg-type]
+    return synthetic_basket.basket(seed, interval, bars, assets, own, parameters)
+
+
 def _regimes(options: dict[str, str]) -> Bars:
     """Read ``seed=0&interval=1h&bars=32768&level=market&regimes=6&start=2020-01-01`` and ``stress=sv`` or ``mix``."""
     reject_unknown(options, REGIMES_OPTIONS, "synthetic:regimes")
@@ -56,7 +69,9 @@ def _spy(options: dict[str, str]) -> Bars:
     return synthetic_spy.spy(seed, sessions, **words, parameters=parameters)
 
 
-MARKETS: dict[str, Callable[[dict[str, str]], Bars]] = {"crypto": _crypto, "regimes": _regimes, "spy": _spy}
+MARKETS: dict[str, Callable[[dict[str, str]], Bars]] = {
+    "crypto": _crypto, "basket": _basket, "regimes": _regimes, "spy": _spy,
+}  # fmt: skip
 
 
 def _integer(name: str, text: str, least: int) -> int:
