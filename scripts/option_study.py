@@ -161,7 +161,8 @@ def _shown(study: str, result: dict[str, Any]) -> str:
         return "\n".join(parts) + "\n"
     if study == "fairness":
         bands = result["bands"]
-        verdict = "holds" if result["holds"] else "DOES NOT HOLD"
+        failed = ", ".join(f"minute {minute}" for minute in result["fails"])
+        verdict = "holds" if result["holds"] else f"DOES NOT HOLD ({failed})"
         note = (
             f"payoff / price within {bands['payoff']}, realised / implied within {bands['realised']}, and what buyer "
             f"and seller lose is spread and fees (USD per share), within the interval: {verdict}"
