@@ -95,7 +95,7 @@ def fairness(
 
     Returns:
         ``rows``, and ``holds``: every pooled row lies within the bands, and what buyer and seller lose is what spread
-        and fees say, within the interval.
+        and fees say, within the interval; ``fails``: minutes of the pooled rows that do not.
 
     Raises:
         UnknownNameError: a setting that the environment does not have. ConfigError: a minute outside the sessions.
@@ -117,6 +117,7 @@ def fairness(
         "bands": {"payoff": PAYOFF_BAND, "realised": REALISED_BAND},
         "rows": rows,
         "holds": all(map(_holds, pooled)),
+        "fails": [one["minute"] for one in pooled if not _holds(one)],
     }
 
 

@@ -203,7 +203,9 @@ def _of_sessions(evaluation: Mapping[str, Any]) -> list[str]:
         "Illegal: actions outside the mask, which the environment held. Agents that take masks are given them.",
         "Random legal draws from the legal actions in a tenth of the minutes; call and put at open buy at the money in "
         "the first half hour and hold to the forced exit.",
-        "Cost scales multiply fee and spread; a spread is never less than a tick, which 0x pays as well.",
+        "Cost scales multiply fee and spread; a spread is never less than a tick, which 0x pays as well. Limits are "
+        "pegged to the quotes, so that another scale fills other orders: its return is that of another path, not of "
+        "the same trades at other costs.",
         "Money in the quote currency. Break-even: the multiple of fee and spread at which the return is 0.",
     ]
 

@@ -35,7 +35,7 @@ OPENS = datetime.time(9, 30)
 MINUTES, EARLY_MINUTES = 390, 210
 SESSIONS_PER_YEAR = 252
 YEAR_MINUTES = SESSIONS_PER_YEAR * MINUTES  # 98,280 trading minutes
-FIRST_YEAR = 2013
+FIRST_YEAR, LAST_YEAR = 2013, 2261  # nanoseconds since 1970 end in April 2262
 SPECIAL = frozenset({datetime.date(2018, 12, 5), datetime.date(2025, 1, 9)})  # days of mourning
 MONDAY, THURSDAY, FRIDAY, SATURDAY, SUNDAY = 0, 3, 4, 5, 6
 MINUTE, DAY, WEEK = np.timedelta64(1, "m"), np.timedelta64(1, "D"), np.timedelta64(7, "D")  # a week has a session
@@ -77,12 +77,14 @@ def sessions_between(first: Any, last: Any) -> Calendar:
     """Return the sessions of the New York dates ``first`` to ``last``, both included.
 
     Raises:
-        DataError: before 2013, where the rules were others.
+        DataError: before 2013, where the rules were others, or after 2261, which no time in nanoseconds reaches.
     """
     begin, end = np.datetime64(first, "D"), np.datetime64(last, "D")
     years = range(_year(begin), _year(end) + 1)
     if years and years[0] < FIRST_YEAR:
         raise DataError(f"the session calendar begins in {FIRST_YEAR}; {begin} lies before it")
+    if years and years[-1] > LAST_YEAR:
+        raise DataError(f"the session calendar ends in {LAST_YEAR}; {end} lies after it")
     if not years:
         return Calendar(np.empty(0, "datetime64[D]"), np.empty(0, "datetime64[ns]"), np.empty(0, np.int64))
     parts = [_sessions_of_year(year) for year in years]
@@ -95,12 +97,18 @@ def sessions_from(start: Any, count: int, early: str = "keep") -> Calendar:
 
     Args:
         early: early-close days are kept in their place (``keep``), left out (``skip``), or all there is (``only``).
+
+    Raises:
+        DataError: the calendar has fewer of them.
     """
     begin = np.datetime64(start, "D")
     years = 2 + (count if early == "only" else count // (SESSIONS_PER_YEAR - 4))  # one early close a year is the least
-    found = sessions_between(begin, np.datetime64(f"{_year(begin) + years}-12-31", "D"))
+    last = max(_year(begin), min(_year(begin) + years, LAST_YEAR))
+    found = sessions_between(begin, np.datetime64(f"{last}-12-31", "D"))
     if early != "keep":
         found = found.take(found.early if early == "only" else ~found.early)
+    if len(found) < count:
+        raise DataError(f"the session calendar ends in {LAST_YEAR}: {len(found)} of {count} sessions from {begin} on")
     return found.take(slice(0, count))
 
 

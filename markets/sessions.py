@@ -98,7 +98,8 @@ def sessions_of(bars: Bars) -> Sessions:
     """
     if bars.market not in SESSION_MARKETS:
         raise ConfigError(
-            f"bars of market {bars.market!r} have no sessions; those of {', '.join(SESSION_MARKETS)} have"
+            f"bars of market {bars.market!r} have no sessions; those of {', '.join(SESSION_MARKETS)} have: for bars of "
+            f"yours, add market={SESSION_MARKETS[0]} to the source"
         )
     if bars.interval != MINUTE:
         raise ConfigError(f"sessions are read from bars of 1m, these have interval={pd.Timedelta(bars.interval)}")

@@ -24,7 +24,7 @@ from scripts import folders
 from scripts.arguments import add_env_arguments, pairs, whole
 
 STUDIES = ("calibration", "fairness", "fills")
-SESSIONS, MOST_SEEDS, DIGITS = 2_000, 1_000, 15
+SESSIONS, MOST_SESSIONS, MOST_SEEDS, DIGITS = 2_000, 50_000, 1_000, 15
 OWN = {  # flags that only some studies read
     "grid": ("calibration",), "quotes": ("calibration",), "points": ("calibration",), "minutes": ("fairness",),
     "bars": ("calibration", "fills"), "sessions": ("fairness", "fills"), "seeds": ("fairness", "fills"),
@@ -80,6 +80,8 @@ def _calibration(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.bars is None or options.grid is None:
         raise ConfigError("calibration needs --bars SPEC and --grid FILE")
+    if options.points is not None and options.quotes is None:
+        raise ConfigError(f"--points {options.points:g} is of --quotes FILE: give both or leave it out")
     kind, _, given = sources.parse(options.bars)
     specification = options.bars
     if "grid" not in given and kind in ("parquet", "csv"):
@@ -113,7 +115,11 @@ def _fills(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sessions(options: argparse.Namespace) -> int:
-    return SESSIONS if options.sessions is None else int(options.sessions)
+    """Return the sessions of a generated market; nanoseconds since 1970 end after 61,000 of them from 2020 on."""
+    count = SESSIONS if options.sessions is None else int(options.sessions)
+    if not 1 <= count <= MOST_SESSIONS:
+        raise ConfigError(f"--sessions {count} must be from 1 to {MOST_SESSIONS:,}")
+    return count
 
 
 def _range(text: str, flag: str) -> list[int]:
@@ -155,7 +161,8 @@ def _shown(study: str, result: dict[str, Any]) -> str:
         return "\n".join(parts) + "\n"
     if study == "fairness":
         bands = result["bands"]
-        verdict = "holds" if result["holds"] else "DOES NOT HOLD"
+        failed = ", ".join(f"minute {minute}" for minute in result["fails"])
+        verdict = "holds" if result["holds"] else f"DOES NOT HOLD ({failed})"
         note = (
             f"payoff / price within {bands['payoff']}, realised / implied within {bands['realised']}, and what buyer "
             f"and seller lose is spread and fees (USD per share), within the interval: {verdict}"

@@ -139,6 +139,17 @@ def test_sessions_can_be_counted_from_a_day_with_or_without_early_closes() -> No
     assert len(sessions_from("2020-01-02", 2_000)) == 2_000
 
 
+def test_a_session_that_no_nanosecond_reaches_is_refused() -> None:
+    longest = sessions_from("2020-01-02", 60_000)
+    assert (np.diff(longest.open) > np.timedelta64(0)).all(), "no time has wrapped around"
+    assert len(sessions_from("2261-01-03", 20)) == 20
+    for count in (62_500, 10**15):
+        with pytest.raises(DataError, match=f"the session calendar ends in 2261: 6[0-9]+ of {count} sessions"):
+            sessions_from("2020-01-02", count)
+    with pytest.raises(DataError, match="ends in 2261; 2262-01-01 lies after it"):
+        sessions_between("2261-12-01", "2262-01-01")
+
+
 def test_a_day_before_the_rules_hold_is_refused() -> None:
     with pytest.raises(DataError, match="begins in 2013; 2012-06-01"):
         sessions_between("2012-06-01", "2014-01-01")

@@ -94,6 +94,8 @@ class EncodeObservationVector(gym.vector.VectorWrapper):
     def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         self.simulation: Simulation = env.unwrapped.simulation  # type: ignore[attr-defined]
+        if hasattr(env, "action_masks"):  # of the families that have them, as from the environment itself
+            self.action_masks = env.action_masks
         assert self.simulation.game.encoded is not None
         self._encoded = self.simulation.game.encoded
         self.single_observation_space = wider(env.single_observation_space, self._encoded)

@@ -60,6 +60,8 @@ class HideObservationsVector(gym.vector.VectorWrapper):
     def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         self.simulation: Simulation = env.unwrapped.simulation  # type: ignore[attr-defined]
+        if hasattr(env, "action_masks"):  # of the families that have them, as from the environment itself
+            self.action_masks = env.action_masks
         self._places, self._values = _hidden(self.simulation.game)
 
     @property
