@@ -116,6 +116,14 @@ def test_the_action_is_the_size_with_the_sign_of_the_decision() -> None:
     assert single.shape == (1,)
 
 
+def test_hold_keeps_the_weights_of_a_portfolio() -> None:
+    names = ["BTC_return_1", "A_weight", "B_weight", "cash_weight", "gross_exposure"]
+    seen = np.array([[0.9, 0.2, 0.5, 0.3, 0.7]], np.float32)
+    ensemble = seated(Clock(walking(assets=2)), [Says(0.0)], names)
+    action, _ = ensemble.predict(seen)
+    assert action[0].tolist() == pytest.approx([0.2, 0.5])
+
+
 def test_hold_keeps_what_is_held_or_closes_it() -> None:
     seen = np.array([[0.35, 0.0]], np.float32)
     for unsure, wanted in (("keep", 0.35), ("flat", 0.0)):
@@ -322,6 +330,18 @@ def test_who_fails_leaves_its_weight_to_the_rest_and_is_told_once(caplog: pytest
     assert sum("'broken' failed" in record.message for record in caplog.records) == 1
 
 
+def test_who_has_nothing_to_say_is_left_out_and_who_abstains_makes_it_less_sure() -> None:
+    mute = Says(0.0, 0.0)
+    ensemble = seated(Clock(walking()), [mute, Says(1.0, 0.6)])
+    ensemble.predict(SEEN)
+    assert ensemble.last is not None
+    assert ensemble.last.confidence[0, 0] == pytest.approx(0.3)
+    mute.silent = "nothing to read"  # type: ignore[attr-defined]
+    ensemble.predict(SEEN)
+    assert ensemble.last.confidence[0, 0] == pytest.approx(0.6)
+    assert not ensemble.failures
+
+
 @pytest.mark.parametrize("unsure", ["keep", "flat"])
 @pytest.mark.parametrize("combine", ["vote", "select"])
 def test_where_all_fail_the_ensemble_holds(unsure: str, combine: str) -> None:
@@ -489,6 +509,22 @@ def test_wrong_members_are_told(folder: Path, tmp_path: Path, capsys: pytest.Cap
         assert regimegym.main(["ensemble", *words]) == 2
         assert said in capsys.readouterr().err
     assert not Path(out).exists()
+
+
+def test_a_policy_without_an_encoder_may_vote_beside_one(folder: Path, tiny_folder: Path) -> None:
+    bars = "synthetic:regimes?seed=5&bars=3000"
+    arguments: dict[str, Any] = {"bars": bars, "encoded": "jepa", "encoder": str(tiny_folder), "split": "train"}
+    manifest = dict(agents.load(folder / "ppo").manifest)
+    plain, encoded = build_env("PerpFutures", bars=bars, split="train"), build_env("PerpFutures", **arguments)
+    policy = agents.load(folder / "ppo")
+    policy.scaler = plain.unwrapped.simulation.game.details["scaler"]
+    policy.check(plain)
+    with pytest.raises(ArtefactError, match="encoder"):
+        policy.check(encoded)
+    EnsembleAgent([policy], ["rl"]).check(encoded)
+    policy.manifest = {**manifest, "encoder": {"name": "other", "sha256": "0"}}
+    with pytest.raises(ArtefactError, match="encoder"):
+        EnsembleAgent([policy], ["rl"]).check(encoded)
 
 
 def test_a_role_of_ones_own_has_its_weight(folder: Path, tmp_path: Path) -> None:
