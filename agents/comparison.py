@@ -60,11 +60,11 @@ def compare(paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: b
 
 
 def _with_members(paths: Sequence[Path], agents: Sequence[Any]) -> tuple[list[Path], list[Any]]:
-    """Put the members of ensembles before the agents themselves, each file once: they are walked alone as well."""
+    """Put the members of ensembles before the agents themselves, each one once: they are walked alone too."""
     inside: dict[str, tuple[Path, Any]] = {}
     for path, agent in zip(paths, agents, strict=True):
         for member in _members(agent):
-            inside.setdefault(repr(member.manifest["sha256"]), (path, member))
+            inside.setdefault(repr(member.manifest), (path, member))
     return [*(path for path, _ in inside.values()), *paths], [*(member for _, member in inside.values()), *agents]
 
 

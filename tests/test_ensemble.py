@@ -454,8 +454,8 @@ def test_evaluate_prints_members_ensemble_and_baselines_in_one_table(
     assert regimegym.main(["evaluate", str(folder / "all"), "--split", "validation", "--quiet", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     names = list(found["table"])
-    assert names[-4:] == ["last_return", "ppo seed 0", "last_return (2)", "ensemble"] or "ensemble" in names[-1]
-    assert {"idle", "buy-and-hold", "ensemble", "ppo seed 0", "last_return"} <= set(names)
+    assert names[-4:] == ["last_return", "ppo seed 0", "last_return (3)", "ensemble"]
+    assert {"idle", "buy-and-hold"} <= set(names)
     assert found["rows"]["ensemble"]["turnover_per_year"] > 0.0
     assert "bars of the first lane" in found["remarks"][0]
 
@@ -504,6 +504,7 @@ def test_wrong_members_are_told(folder: Path, tmp_path: Path, capsys: pytest.Cap
         (["--members", str(folder / "ppo"), "--weight", "garch=1", "--out", out], "no member has it"),
         (["--members", str(folder / "ppo"), "--set", "flor=1", "--out", out], "Did you mean 'floor'"),
         (["--members", str(folder / "ppo"), "--role", "other=rl", "--out", out], "it is no member"),
+        (["--members", str(folder / "ppo"), "--out", str(folder / "ppo")], "holds agent.zip already"),
         (["--members", str(folder / "follow"), "--env", "ZeroDTE-v0", "--out", out], "actions are choices"),
     ):
         assert regimegym.main(["ensemble", *words]) == 2
