@@ -7,6 +7,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ import regimegym
 from agents.agent import Agent
 from agents.ensemble import EnsembleAgent, EnsembleSettings, _Memory
 from agents.ensemble_artefact import FILE, build, save
-from agents.market_view import MarketView
+from agents.evaluation import walk
+from agents.market_view import MarketView, view_of
+from agents.recipe import resolve, whole_split
 from agents.signals import SIGNALS, register
 from agents.signals.agent import fit_signal
 from agents.signals.agent import save as save_signal
 from envs.make import build as build_env
+from envs.make import game_of
 from markets import storage
 from markets.bars import Bars
 from markets.errors import ArtefactError, ConfigError, RegimeGymError
@@ -432,8 +436,6 @@ def test_a_saved_ensemble_is_moved_by_itself_and_acts_as_before(folder: Path, tm
     assert [member.name for member in read.members] == ["last_return", "ppo seed 0", "last_return (2)"]
     env = build_env("PerpFutures", bars=BARS, split="test", scaler=read.scaler)
     read.check(env)
-    from agents.market_view import view_of
-
     actions = []
     for ensemble in (made, read):
         observation, _ = env.reset(seed=0)
@@ -510,6 +512,17 @@ def test_wrong_members_are_told(folder: Path, tmp_path: Path, capsys: pytest.Cap
         assert regimegym.main(["ensemble", *words]) == 2
         assert said in capsys.readouterr().err
     assert not Path(out).exists()
+
+
+def test_lanes_of_a_walk_decide_as_they_would_alone(folder: Path) -> None:
+    ensemble = build([folder / "follow", folder / "half"], EnsembleSettings(floor=0.05))
+    family, config = resolve("PerpFutures-v0", {"bars": BARS})
+    game = game_of(family, replace(whole_split(config, "validation"), scaler=ensemble.scaler))
+    together = walk(ensemble, game, (0.0, 1.0, 5.0))
+    assert together.turnover.min() > 0.0
+    for lane, scale in enumerate(together.scales):
+        alone = walk(ensemble, game, (scale,))
+        assert np.array_equal(alone.equity[:, 0], together.equity[:, lane])
 
 
 def test_a_policy_without_an_encoder_may_vote_beside_one(folder: Path, tiny_folder: Path) -> None:
