@@ -120,16 +120,23 @@ class PolicyAgent(Agent):
                 "returned, or None to begin anew"
             )
 
-    def check(self, env: Game | gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]) -> None:
+    def check(
+        self, env: Game | gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any], beside_encoder: bool = False
+    ) -> None:
         """Raise unless the policy means in ``env`` what it meant in training; columns may be more, and reordered.
 
         Compared: name, bounds and number type of each column it reads, the action space, the family, the leverage
         arguments and the feature scaler.
 
+        Args:
+            beside_encoder: whether a policy that was trained without an encoder may act where there is one.
+
         Raises:
             ArtefactError: lists every item that differs, with what is expected and what is found.
         """
         found = fit.description(env, self.reads)
+        if beside_encoder and self.manifest["encoder"] is None:
+            found["encoder"] = None
         lines = differences(fit.expectation(self.manifest, self.scaler), found)
         if lines:
             lines = fit.told(lines, self.manifest)

@@ -80,9 +80,12 @@ def compare(
 
 
 def _with_members(paths: Sequence[Path], agents: Sequence[Any]) -> tuple[list[Path], list[Any]]:
-    """Put the members of ensembles before the agents themselves: they are walked alone as well."""
-    inside = [(path, member) for path, agent in zip(paths, agents, strict=True) for member in _members(agent)]
-    return [*(path for path, _ in inside), *paths], [*(member for _, member in inside), *agents]
+    """Put the members of ensembles before the agents themselves, each one once: they are walked alone too."""
+    inside: dict[str, tuple[Path, Any]] = {}
+    for path, agent in zip(paths, agents, strict=True):
+        for member in _members(agent):
+            inside.setdefault(repr(member.manifest), (path, member))
+    return [*(path for path, _ in inside.values()), *paths], [*(member for _, member in inside.values()), *agents]
 
 
 def _members(agent: Any) -> Sequence[Any]:

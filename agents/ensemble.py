@@ -9,7 +9,9 @@ on what its vote changed. They are refreshed once a day of bars; see :mod:`agent
 the sign. HOLD keeps the exposure that is held, which sends no order (``unsure="flat"`` closes it instead).
 
 *Who fails* (raises, answers late, with a wrong shape or a number that is not finite) is left out of that vote and the
-weights of the rest are scaled up; where everybody fails, the ensemble holds. Numbers beyond [-1, 1] are clipped.
+weights of the rest are scaled up; where everybody fails, the ensemble holds. Numbers beyond [-1, 1] are clipped. A
+member that says of itself that it has nothing to say (``silent``: no pair was found, no headlines were given) is left
+out in the same way; one that merely abstains on a bar makes the ensemble less sure.
 
 ``combine="select"`` follows one member at a time, chosen once a day, the best of the window by its lower bound
 (:func:`agents.ensemble_weights.best_of`), and stands aside (flat) where none is above 0.
@@ -134,7 +136,8 @@ class EnsembleAgent(Agent):
         names = list(observation_names)
         for member in self.members:
             member.bind(names)
-        self._held = [k for k, name in enumerate(names) if name == "exposure" or name.startswith("exposure_")]
+        weights = [k for k, name in enumerate(names) if name.endswith("_weight") and name != "cash_weight"]
+        self._held = [names.index("exposure")] if "exposure" in names else weights
         self.counts.clear()
         return super().bind(names)
 
@@ -200,11 +203,17 @@ class EnsembleAgent(Agent):
         )
 
     def check(self, env: Any) -> None:
-        """Raise unless every member that can tell means in ``env`` what it meant where it was trained."""
+        """Raise unless every member that can tell means in ``env`` what it meant where it was trained.
+
+        A member that was trained without an encoder may act beside one: it does not read its columns.
+        """
+        from agents.artefact import PolicyAgent
+
         for member in self.members:
-            check = getattr(member, "check", None)
-            if check is not None:
-                check(env)
+            if isinstance(member, PolicyAgent):
+                member.check(env, beside_encoder=True)
+            elif hasattr(member, "check"):
+                member.check(env)
 
     def _memory(self, state: Any, lanes: int, episode_start: Any) -> _Memory:
         if state is None:
@@ -227,6 +236,8 @@ class EnsembleAgent(Agent):
         direction, confidence = np.zeros(shape), np.zeros(shape)
         alive = np.zeros(shape[:2], bool)
         for place, member in enumerate(self.members):
+            if getattr(member, "silent", ""):
+                continue
             try:
                 answer = self._ask(place, batch, memory.states[place], episode_start, deterministic)
                 says, sure = (np.asarray(part, np.float64) for part in answer[:2])

@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         options.members, settings_of(pairs(options.set, "--set")), pairs(options.weight, "--weight"), roles, arguments,
         options.env,
     )  # fmt: skip
+    folders.check_holds_no_other(options.out, folders.ENSEMBLE)
     folders.make(options.out)
     path = save(options.out, ensemble, options.members)
     for member, role, weight in zip(ensemble.members, ensemble.roles, ensemble.base, strict=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 from markets.errors import ConfigError
 
 AGENT, BEGUN, LOG = "agent.zip", "checkpoints/checkpoint-*.zip", "training.log"
+SIGNAL, ENSEMBLE = "signal.zip", "ensemble.zip"
 
 
 def make(folder: Path) -> None:
@@ -29,6 +30,17 @@ def occupied(folder: Path) -> str:
     if (folder / AGENT).exists():
         return "an agent"
     return "an unfinished run" if any(folder.glob(BEGUN)) else ""
+
+
+def check_holds_no_other(folder: Path, own: str) -> None:
+    """Refuse a folder with an agent of another kind than the file ``own``: one folder is one agent.
+
+    Raises:
+        ConfigError: names the file that stands there.
+    """
+    for name in (AGENT, SIGNAL, ENSEMBLE):
+        if name != own and (folder / name).exists():
+            raise ConfigError(f"--out {folder} holds {name} already, and a folder is one agent: choose another folder")
 
 
 def free(folder: Path) -> Path:

@@ -75,6 +75,7 @@ def _fit(options: argparse.Namespace) -> int:
         arguments["bars"] = options.bars[0]
     model = signals.make(options.signal, **pairs(options.set, "--set"))
     agent = fit_signal(model, options.env, arguments)
+    folders.check_holds_no_other(options.out, folders.SIGNAL)
     folders.make(options.out)
     path = save(options.out, agent)
     _log.info("%s: %s", model.name, json.dumps(model.report()))

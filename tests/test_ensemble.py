@@ -7,6 +7,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ import regimegym
 from agents.agent import Agent
 from agents.ensemble import EnsembleAgent, EnsembleSettings, _Memory
 from agents.ensemble_artefact import FILE, build, save
-from agents.market_view import MarketView
+from agents.evaluation import walk
+from agents.market_view import MarketView, view_of
+from agents.recipe import resolve, whole_split
 from agents.signals import SIGNALS, register
 from agents.signals.agent import fit_signal
 from agents.signals.agent import save as save_signal
 from envs.make import build as build_env
+from envs.make import game_of
 from markets import storage
 from markets.bars import Bars
 from markets.errors import ArtefactError, ConfigError, RegimeGymError
@@ -114,6 +118,14 @@ def test_the_action_is_the_size_with_the_sign_of_the_decision() -> None:
     assert (ensemble.last.label[0, 0], ensemble.last.size[0, 0]) == (-1, pytest.approx(0.48))
     single, _ = ensemble.predict(SEEN[0])
     assert single.shape == (1,)
+
+
+def test_hold_keeps_the_weights_of_a_portfolio() -> None:
+    names = ["BTC_return_1", "A_weight", "B_weight", "cash_weight", "gross_exposure"]
+    seen = np.array([[0.9, 0.2, 0.5, 0.3, 0.7]], np.float32)
+    ensemble = seated(Clock(walking(assets=2)), [Says(0.0)], names)
+    action, _ = ensemble.predict(seen)
+    assert action[0].tolist() == pytest.approx([0.2, 0.5])
 
 
 def test_hold_keeps_what_is_held_or_closes_it() -> None:
@@ -322,6 +334,18 @@ def test_who_fails_leaves_its_weight_to_the_rest_and_is_told_once(caplog: pytest
     assert sum("'broken' failed" in record.message for record in caplog.records) == 1
 
 
+def test_who_has_nothing_to_say_is_left_out_and_who_abstains_makes_it_less_sure() -> None:
+    mute = Says(0.0, 0.0)
+    ensemble = seated(Clock(walking()), [mute, Says(1.0, 0.6)])
+    ensemble.predict(SEEN)
+    assert ensemble.last is not None
+    assert ensemble.last.confidence[0, 0] == pytest.approx(0.3)
+    mute.silent = "nothing to read"  # type: ignore[attr-defined]
+    ensemble.predict(SEEN)
+    assert ensemble.last.confidence[0, 0] == pytest.approx(0.6)
+    assert not ensemble.failures
+
+
 @pytest.mark.parametrize("unsure", ["keep", "flat"])
 @pytest.mark.parametrize("combine", ["vote", "select"])
 def test_where_all_fail_the_ensemble_holds(unsure: str, combine: str) -> None:
@@ -412,8 +436,6 @@ def test_a_saved_ensemble_is_moved_by_itself_and_acts_as_before(folder: Path, tm
     assert [member.name for member in read.members] == ["last_return", "ppo seed 0", "last_return (2)"]
     env = build_env("PerpFutures", bars=BARS, split="test", scaler=read.scaler)
     read.check(env)
-    from agents.market_view import view_of
-
     actions = []
     for ensemble in (made, read):
         observation, _ = env.reset(seed=0)
@@ -434,8 +456,8 @@ def test_evaluate_prints_members_ensemble_and_baselines_in_one_table(
     assert regimegym.main(["evaluate", str(folder / "all"), "--split", "validation", "--quiet", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     names = list(found["table"])
-    assert names[-4:] == ["last_return", "ppo seed 0", "last_return (2)", "ensemble"] or "ensemble" in names[-1]
-    assert {"idle", "buy-and-hold", "ensemble", "ppo seed 0", "last_return"} <= set(names)
+    assert names[-4:] == ["last_return", "ppo seed 0", "last_return (3)", "ensemble"]
+    assert {"idle", "buy-and-hold"} <= set(names)
     assert found["rows"]["ensemble"]["turnover_per_year"] > 0.0
     assert "bars of the first lane" in found["remarks"][0]
 
@@ -484,11 +506,39 @@ def test_wrong_members_are_told(folder: Path, tmp_path: Path, capsys: pytest.Cap
         (["--members", str(folder / "ppo"), "--weight", "garch=1", "--out", out], "no member has it"),
         (["--members", str(folder / "ppo"), "--set", "flor=1", "--out", out], "Did you mean 'floor'"),
         (["--members", str(folder / "ppo"), "--role", "other=rl", "--out", out], "it is no member"),
+        (["--members", str(folder / "ppo"), "--out", str(folder / "ppo")], "holds agent.zip already"),
         (["--members", str(folder / "follow"), "--env", "ZeroDTE-v0", "--out", out], "actions are choices"),
     ):
         assert regimegym.main(["ensemble", *words]) == 2
         assert said in capsys.readouterr().err
     assert not Path(out).exists()
+
+
+def test_lanes_of_a_walk_decide_as_they_would_alone(folder: Path) -> None:
+    ensemble = build([folder / "follow", folder / "half"], EnsembleSettings(floor=0.05))
+    family, config = resolve("PerpFutures-v0", {"bars": BARS})
+    game = game_of(family, replace(whole_split(config, "validation"), scaler=ensemble.scaler))
+    together = walk(ensemble, game, (0.0, 1.0, 5.0))
+    assert together.turnover.min() > 0.0
+    for lane, scale in enumerate(together.scales):
+        alone = walk(ensemble, game, (scale,))
+        assert np.array_equal(alone.equity[:, 0], together.equity[:, lane])
+
+
+def test_a_policy_without_an_encoder_may_vote_beside_one(folder: Path, tiny_folder: Path) -> None:
+    bars = "synthetic:regimes?seed=5&bars=3000"
+    arguments: dict[str, Any] = {"bars": bars, "encoded": "jepa", "encoder": str(tiny_folder), "split": "train"}
+    manifest = dict(agents.load(folder / "ppo").manifest)
+    plain, encoded = build_env("PerpFutures", bars=bars, split="train"), build_env("PerpFutures", **arguments)
+    policy = agents.load(folder / "ppo")
+    policy.scaler = plain.unwrapped.simulation.game.details["scaler"]
+    policy.check(plain)
+    with pytest.raises(ArtefactError, match="encoder"):
+        policy.check(encoded)
+    EnsembleAgent([policy], ["rl"]).check(encoded)
+    policy.manifest = {**manifest, "encoder": {"name": "other", "sha256": "0"}}
+    with pytest.raises(ArtefactError, match="encoder"):
+        EnsembleAgent([policy], ["rl"]).check(encoded)
 
 
 def test_a_role_of_ones_own_has_its_weight(folder: Path, tmp_path: Path) -> None:

@@ -59,6 +59,11 @@ class SignalAgent(Agent):
         self._view: MarketView | None = None
         self._table: CausalTable | None = None
 
+    @property
+    def silent(self) -> str:
+        """Why the signal is neutral whatever happens, where it is; empty where it may speak."""
+        return self.model.status()
+
     def watch(self, view: MarketView) -> Agent:
         """Compute the table of the view's bars, or keep it where they are the same, and return self."""
         if self._table is None or self._table.bars_hash != view.bars.hash:

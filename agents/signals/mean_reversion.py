@@ -152,8 +152,10 @@ def engle_granger(y: Floats, x: Floats, lags: int = 24) -> dict[str, Any]:
         raise DataError(f"{len(y)} bars with both prices; a pair is fitted on at least {FEWEST}")
     if not np.std(x) > 0.0 or not np.std(y) > 0.0:
         raise DataError("a price of the pair is constant: there is no spread to fit")
-    tools = require("statsmodels.tsa.stattools", "models")
-    statistic, p_value, _ = tools.coint(y, x, trend="c", maxlag=min(lags, len(y) // 4), autolag="bic")
+    require("statsmodels", "models")
+    from statsmodels.tsa.stattools import coint
+
+    statistic, p_value, _ = coint(y, x, trend="c", maxlag=min(lags, len(y) // 4), autolag="bic")
     hedge = float(np.cov(x, y, ddof=0)[0, 1] / np.var(x))
     spread = y - hedge * x
     intercept = float(spread.mean())
