@@ -23,67 +23,22 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.agent import THRESHOLD, Agent, Observation, Votes
-from agents.ensemble_weights import DAYS, base_weights, best_of, combine, likeness, skilled, without_echoes
+from agents.agent import Agent, Observation, Votes
+from agents.ensemble_memory import DAY, EnsembleMemory
+from agents.ensemble_settings import EnsembleSettings, position_size
+from agents.ensemble_weights import base_weights, combine, without_echoes
 from agents.market_view import MarketView
-from markets.errors import ConfigError, unknown
+from markets.errors import ConfigError
 
 Floats = NDArray[np.float64]
-COMBINE = ("vote", "select")
-UNSURE = ("keep", "flat")
 LABELS = ("SELL", "HOLD", "BUY")  # of decisions -1, 0, 1
-DAY = np.timedelta64(1, "D")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EnsembleSettings:
-    """How votes become orders.
-
-    Attributes:
-        combine: ``vote`` or ``select``. adaptive: whether recent skill changes weights.
-        threshold: |direction| that must be exceeded. floor: least confidence. full: confidence of the largest size.
-        max_size: largest exposure asked for. unsure: what HOLD does, ``keep`` or ``flat``.
-        days: length of the window of recent returns. cost: of a change of a paper position, as a fraction.
-        errors: of ``select``, how many standard errors the mean must lie above 0.
-        high: confidence from which on a BUY or SELL counts as a high-confidence signal.
-        timeout: seconds a member may take; 0 waits. A clock makes runs differ: for live use.
-    """
-
-    combine: str = "vote"
-    adaptive: bool = True
-    threshold: float = THRESHOLD
-    floor: float = 0.1
-    full: float = 0.5
-    max_size: float = 1.0
-    unsure: str = "keep"
-    days: float = DAYS
-    cost: float = 0.0005
-    errors: float = 1.0
-    high: float = 0.5
-    timeout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.combine not in COMBINE:
-            raise unknown("combine", self.combine, COMBINE)
-        if self.unsure not in UNSURE:
-            raise unknown("unsure", self.unsure, UNSURE)
-        if not isinstance(self.adaptive, bool):
-            raise ConfigError(f"adaptive={self.adaptive!r} must be True or False")
-        for name, low, high in (
-            ("threshold", 0.0, 1.0), ("floor", 0.0, 1.0), ("full", 1e-6, 1.0), ("max_size", 0.0, 1.0),
-            ("days", 0.01, 3650.0), ("cost", 0.0, 1.0), ("errors", 0.0, 100.0), ("high", 0.0, 1.0),
-            ("timeout", 0.0, 3600.0),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise ConfigError(f"{name}={value!r} must be a number from {low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -215,11 +170,11 @@ class EnsembleAgent(Agent):
             elif hasattr(member, "check"):
                 member.check(env)
 
-    def _memory(self, state: Any, lanes: int, episode_start: Any) -> _Memory:
+    def _memory(self, state: Any, lanes: int, episode_start: Any) -> EnsembleMemory:
         if state is None:
             assert self._view is not None
-            return _Memory(self, lanes, self._view)
-        if not isinstance(state, _Memory) or len(state.row) != lanes:
+            return EnsembleMemory(self.base, self.settings, lanes, self._view)
+        if not isinstance(state, EnsembleMemory) or len(state.row) != lanes:
             raise ConfigError(
                 f"state is {type(state).__name__}; {self.name!r} wants what its last predict returned for {lanes} "
                 "lane(s), or None to begin anew"
@@ -229,7 +184,7 @@ class EnsembleAgent(Agent):
         return state
 
     def _votes(
-        self, batch: Observation, memory: _Memory, episode_start: Any, deterministic: bool
+        self, batch: Observation, memory: EnsembleMemory, episode_start: Any, deterministic: bool
     ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Ask everybody: direction and confidence ``(B, M, A)``, and who answered ``(B, M)``."""
         shape = (len(batch), len(self.members), memory.assets)
@@ -275,7 +230,9 @@ class EnsembleAgent(Agent):
             _log.warning("member %r failed and is left out of this vote (told once): %s", member.name, why)
         self.failures[member.name] += 1
 
-    def _decide(self, memory: _Memory, direction: Floats, confidence: Floats, alive: NDArray[np.bool_]) -> Decision:
+    def _decide(
+        self, memory: EnsembleMemory, direction: Floats, confidence: Floats, alive: NDArray[np.bool_]
+    ) -> Decision:
         settings = self.settings
         if settings.combine == "select":
             weights = (np.arange(len(self.members)) == memory.chosen[:, None]) * alive.astype(np.float64)
@@ -287,7 +244,7 @@ class EnsembleAgent(Agent):
         size = np.where(label != 0, position_size(sure, settings), 0.0)
         return Decision(label, sure, size, combined, weights)
 
-    def _exposure(self, batch: Observation, memory: _Memory) -> Floats:
+    def _exposure(self, batch: Observation, memory: EnsembleMemory) -> Floats:
         """Return what is held: the exposure columns where there is one per asset, else what was asked for last."""
         if len(self._held) != memory.assets:
             return memory.asked
@@ -326,100 +283,3 @@ class _Question(threading.Thread):
         if self._error is not None:
             raise self._error
         return self._answer
-
-
-def position_size(confidence: Floats, settings: EnsembleSettings) -> Floats:
-    """Return the size for each confidence: rising with it, and never above ``max_size``."""
-    return np.asarray(settings.max_size * np.minimum(confidence / settings.full, 1.0))
-
-
-class _Memory:
-    """What an ensemble remembers between bars, per lane: votes, paper returns, weights, and its members' states."""
-
-    def __init__(self, ensemble: EnsembleAgent, lanes: int, view: MarketView) -> None:
-        self._ensemble = ensemble
-        bars, members = view.bars, len(ensemble.members)
-        self.assets = len(bars.symbols)
-        self._window = max(round(ensemble.settings.days * float(DAY / bars.interval)), 3)
-        self._refresh = max(round(float(DAY / bars.interval)), 1)
-        self.states: list[Any] = [None] * members
-        self.row = np.full(lanes, -1, np.int64)
-        self.asked = np.zeros((lanes, self.assets))
-        self.chosen = np.full(lanes, -1, np.int64)
-        self.weights = np.tile(ensemble.base, (lanes, 1))
-        self._position = np.zeros((lanes, members, self.assets))
-        self._before = np.zeros_like(self._position)
-        self._returns = np.zeros((lanes, self._window, members))
-        self._seen = np.zeros(lanes, np.int64)
-        self._differ = np.zeros((lanes, members, members), bool)
-        self._voted = np.zeros((lanes, members), bool)
-        self._likeness = np.tile(np.eye(members), (lanes, 1, 1))
-
-    def forget(self, lanes: NDArray[np.bool_]) -> None:
-        """Begin anew in some lanes; members see ``episode_start`` themselves."""
-        for values, fresh in (
-            (self.row, -1), (self.asked, 0.0), (self.chosen, -1), (self.weights, self._ensemble.base),
-            (self._position, 0.0), (self._before, 0.0), (self._returns, 0.0), (self._seen, 0), (self._differ, False),
-            (self._voted, False), (self._likeness, np.eye(self._voted.shape[1])),
-        ):  # fmt: skip
-            values[lanes] = fresh
-
-    def close(self, view: MarketView, direction: Floats, confidence: Floats, alive: NDArray[np.bool_]) -> None:
-        """Book what the votes of the bar before earned up to this close, then take note of the present votes."""
-        rows = np.asarray(view.rows(), np.int64)
-        if len(rows) != len(self.row):
-            raise ConfigError(f"{len(self.row)} observations of {len(rows)} lanes that the ensemble watches")
-        close = view.bars.close
-        moved = (self.row >= 0) & (rows > self.row)
-        if moved.any():
-            change = close[rows] / close[np.maximum(self.row, 0)] - 1.0
-            paid = self._ensemble.settings.cost * np.abs(self._position - self._before)
-            earned = (self._position * change[:, None, :] - paid).mean(axis=2)
-            earned = np.where(np.isfinite(earned), earned, 0.0)
-            for lane in np.flatnonzero(moved).tolist():
-                self._returns[lane, self._seen[lane] % self._window] = earned[lane]
-                self._seen[lane] += 1
-                if self._seen[lane] % self._refresh == 0:
-                    self._learn(lane, view.bars.periods_per_year)
-        self.row = rows.copy()
-        self._before, self._position = self._position, direction * confidence
-        self._note(alive)
-
-    def alike(self) -> Floats:
-        """Return the likeness of the members in each lane, ``(B, M, M)``."""
-        both = self._voted[:, :, None] & self._voted[:, None, :]
-        return np.where(both & ~self._differ, 1.0, self._likeness)
-
-    def _note(self, alive: NDArray[np.bool_]) -> None:
-        """Take note of who disagreed; only bars on which both answered count."""
-        votes = self._position
-        other = (votes[:, :, None, :] != votes[:, None, :, :]).any(axis=3)
-        self._differ |= other & alive[:, :, None] & alive[:, None, :]
-        self._voted |= (votes != 0.0).any(axis=2)
-
-    def _learn(self, lane: int, periods: float) -> None:
-        """Set weights, likeness and choice of a lane by its paper returns up to the present close."""
-        settings = self._ensemble.settings
-        past = self._returns[lane, : min(int(self._seen[lane]), self._window)]
-        if settings.adaptive:
-            self.weights[lane] = skilled(self._ensemble.base, past, periods)
-        self._likeness[lane] = likeness(past)
-        self.chosen[lane] = best_of(past, settings.errors)
-
-
-def settings_of(values: Mapping[str, Any]) -> EnsembleSettings:
-    """Read settings by name.
-
-    Raises:
-        UnknownNameError: no such setting.
-    """
-    valid = tuple(EnsembleSettings.__dataclass_fields__)
-    for name in values:
-        if name not in valid:
-            raise unknown("setting of the ensemble", name, valid)
-    return EnsembleSettings(**values)
-
-
-def plain(settings: EnsembleSettings) -> dict[str, Any]:
-    """Return settings as plain values."""
-    return asdict(settings)

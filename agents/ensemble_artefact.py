@@ -15,7 +15,8 @@ from typing import Any
 
 from agents import artefact, fit
 from agents.agent import Agent
-from agents.ensemble import EnsembleAgent, EnsembleSettings, plain, settings_of
+from agents.ensemble import EnsembleAgent
+from agents.ensemble_settings import EnsembleSettings, plain, settings_of
 from agents.provenance import commit, versions
 from agents.recipe import resolve, whole_split
 from agents.signals.agent import FILE as SIGNAL_FILE

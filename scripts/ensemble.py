@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Build and save."""
-    from agents.ensemble import settings_of
     from agents.ensemble_artefact import build, save
+    from agents.ensemble_settings import settings_of
 
     register(options)
     arguments = pairs(options.env_arg, "--env-arg")

@@ -19,8 +19,10 @@ from signal_toys import LastReturn, bars_of
 import agents
 import regimegym
 from agents.agent import Agent
-from agents.ensemble import EnsembleAgent, EnsembleSettings, _Memory
+from agents.ensemble import EnsembleAgent
 from agents.ensemble_artefact import FILE, build, save
+from agents.ensemble_memory import EnsembleMemory
+from agents.ensemble_settings import EnsembleSettings
 from agents.evaluation import walk
 from agents.market_view import MarketView, view_of
 from agents.recipe import resolve, whole_split
@@ -202,12 +204,12 @@ def test_weights_know_no_later_close(combine: str) -> None:
 
 
 def test_weights_that_know_the_next_close_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = _Memory.close
+    honest = EnsembleMemory.close
 
-    def peeking(self: _Memory, view: MarketView, *votes: Any) -> None:
+    def peeking(self: EnsembleMemory, view: MarketView, *votes: Any) -> None:
         honest(self, MarketView(view.bars, lambda: view.rows() + 1), *votes)
 
-    monkeypatch.setattr(_Memory, "close", peeking)
+    monkeypatch.setattr(EnsembleMemory, "close", peeking)
     with pytest.raises(AssertionError):
         check_causal(three)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.ensemble import EnsembleSettings, position_size, settings_of
+from agents.ensemble_settings import EnsembleSettings, position_size, settings_of
 from agents.ensemble_weights import (
     OTHER,
     ROLES,
