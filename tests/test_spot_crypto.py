@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,11 @@ import pandas as pd
 import pytest
 from registered import BASKET, HOUR, basket_market, make, make_on
 
+import agents.answers
+import agents.baselines
+import agents.benchmark
+import envs.make
+from agents import lookahead
 from envs import spot_columns as c
 from envs import spot_kernel
 from envs.make import build, game_of
@@ -600,3 +606,28 @@ def test_account_columns_say_what_the_account_holds() -> None:
 def test_parquet_options_of_one_file_are_refused_for_several() -> None:
     with pytest.raises(ConfigError, match="funding='x' is for one file"):
         load_parquet("a.parquet+b.parquet", {"symbols": "A,B", "funding": "x"}, "parquet:a+b")
+
+
+@pytest.mark.skipif("REGIMEGYM_DATA" not in os.environ, reason="no recorded bars on this machine (REGIMEGYM_DATA)")
+def test_recorded_hours_of_three_coins_are_one_basket() -> None:
+    files = "+".join(f"spot_{coin}usdt_1h.parquet" for coin in ("btc", "eth", "sol"))
+    try:
+        bars = sources.load(f"parquet:{files}?symbols=BTCUSDT,ETHUSDT,SOLUSDT&start=2023-01-01&end=2024-12-31")
+    except ConfigError as error:
+        pytest.skip(str(error))
+    assert bars.market == "crypto"
+    assert 17_500 < len(bars) <= 731 * 24
+    assert len(bars) + bars.gaps == 731 * 24
+    env = build("SpotCrypto", bars=bars, split="test", encoded="jepa")
+    _, before = env.reset(seed=SEED)
+    for _ in range(200):
+        *_, info = env.step(np.full(3, 1.0 / 3.0))
+        check_items(before, info)
+        before = info
+    assert {"BTC_regime", "ETH_regime", "SOL_regime"} <= set(info)
+
+
+def test_the_family_has_a_row_wherever_families_have_one() -> None:
+    for table in (agents.baselines.OF_FAMILY, agents.answers.ANSWERS, agents.benchmark.BOUNDS):
+        assert set(table) == set(envs.make.FAMILIES)
+    assert lookahead.bars_for("SpotCrypto-JEPA-v0").startswith("synthetic:basket")
