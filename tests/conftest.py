@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections import OrderedDict
@@ -15,6 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # One thread, here and in processes that tests start: threads that wait for each other cost minutes on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell gives what it runs in the background an ignored Ctrl-C, which children inherit; tests send them one.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
