@@ -5,10 +5,11 @@ show and how an action is replaced (``envs.perp_risk``, ``envs.zero_dte_risk``, 
 the limits is passed on as it is; another one is clipped or replaced before the environment sees it.
 
 ``info["requested_action"]`` is what the policy asked for, ``info["action"]`` what was applied (of a portfolio by coin,
-``BTC_requested_action`` and ``BTC_action``), and ``info["limit"]`` the name of the limit that changed it (``""``: none; :data:`markets.risk_limits.LIMITS`). ``action_masks()`` leaves out
-what the limits forbid. What is guaranteed, and what is not, is said in :mod:`markets.risk_limits`; here in particular:
-an order is sized at the close of its bar and fills at the open of the next one, and a purchase of options that is
-pegged again may cost more than it would have at first.
+``BTC_requested_action`` and ``BTC_action``), and ``info["limit"]`` the name of the limit that changed it (``""``: none;
+:data:`markets.risk_limits.LIMITS`). ``action_masks()`` leaves out what the limits forbid. What is guaranteed, and what
+is not, is said in :mod:`markets.risk_limits`; here in particular: an order is sized at the close of its bar and fills
+at the open of the next one (that of a portfolio is sized there), and a purchase of options that is pegged again may
+cost more than it would have at first.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class _Limited:
         self.allowed = self.manager.check(self.rules.account(simulation))
 
     def apply(self, simulation: Simulation, action: Any) -> tuple[Any, NDArray[np.float64], NDArray[np.int64]]:
-        """Return actions to send ``(N, A)``, the K numbers of what was asked that info tells ``(N, K)``, and the codes of
-        the limits that acted ``(N,)``.
+        """Return actions to send ``(N, A)``, what was asked as far as info tells it ``(N, K)``, and the codes of the
+        limits that acted ``(N,)``.
 
         Raises:
             ActionError: it has not the shape of an action, or is none of the list.
