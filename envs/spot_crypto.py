@@ -16,6 +16,7 @@ from envs.simulation import COST_SCALE, LEVERAGE, Game
 from envs.splits import split_rows
 from envs.spot_config import SpotCryptoConfig
 from envs.spot_market import bars_of, features_of, market_matrix
+from envs.spot_risk import SpotRisk
 from envs.trading_env import TradingEnv, TradingVectorEnv
 from markets import spot_features
 from markets.bars import YEAR, Bars
@@ -96,6 +97,7 @@ class SpotCrypto:
     scaler = spot_features.SpotScaler
     env = SpotCryptoEnv
     vector_env = SpotCryptoVectorEnv
+    risk = SpotRisk
 
     @staticmethod
     def action_space(config: SpotCryptoConfig) -> gym.Space[Any]:

@@ -1,14 +1,15 @@
 """LimitRisk and its vector twin: risk limits between a policy and an environment of any family.
 
 The rules are :mod:`markets.risk_limits`, the object that a live trader holds as well; a family says what its accounts
-show and how an action is replaced (``envs.perp_risk``, ``envs.zero_dte_risk``). An action within the limits is passed
-on as it is; another one is clipped or replaced before the environment sees it.
+show and how an action is replaced (``envs.perp_risk``, ``envs.zero_dte_risk``, ``envs.spot_risk``). An action within
+the limits is passed on as it is; another one is clipped or replaced before the environment sees it.
 
-``info["requested_action"]`` is what the policy asked for, ``info["action"]`` what was applied, and ``info["limit"]``
-the name of the limit that changed it (``""``: none; :data:`markets.risk_limits.LIMITS`). ``action_masks()`` leaves out
-what the limits forbid. What is guaranteed, and what is not, is said in :mod:`markets.risk_limits`; here in particular:
-an order is sized at the close of its bar and fills at the open of the next one, and a purchase of options that is
-pegged again may cost more than it would have at first.
+``info["requested_action"]`` is what the policy asked for, ``info["action"]`` what was applied (of a portfolio by coin,
+``BTC_requested_action`` and ``BTC_action``), and ``info["limit"]`` the name of the limit that changed it (``""``: none;
+:data:`markets.risk_limits.LIMITS`). ``action_masks()`` leaves out what the limits forbid. What is guaranteed, and what
+is not, is said in :mod:`markets.risk_limits`; here in particular: an order is sized at the close of its bar and fills
+at the open of the next one (that of a portfolio is sized there), and a purchase of options that is pegged again may
+cost more than it would have at first.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ class _Limited:
         self.manager = RiskManager(limits, simulation.lanes)
         if limits.of_options and not self.rules.options:
             raise ConfigError(f"{limits.of_options[0]} is of contracts with an expiry; {name} has none: leave it out")
+        for limit in getattr(self.rules, "unsupported", ()):
+            if getattr(limits, limit) is not None:
+                raise ConfigError(f"{limit} is of one position, and {name} holds several: leave it out")
+        asked = simulation.game.columns[simulation.game.action_columns]
+        told = tuple(key for key in asked if key.endswith("requested_action"))
+        self.told = told or ("requested_action",)  # keys of info for what was asked, one or one a coin
         if limits.daily_loss is not None and simulation.game.bars.interval >= DAY:
             raise ConfigError("daily_loss needs bars shorter than a day: within one bar nothing is decided")
 
@@ -52,7 +59,8 @@ class _Limited:
         self.allowed = self.manager.check(self.rules.account(simulation))
 
     def apply(self, simulation: Simulation, action: Any) -> tuple[Any, NDArray[np.float64], NDArray[np.int64]]:
-        """Return actions to send ``(N, A)``, what was asked ``(N,)``, and the codes of the limits that acted ``(N,)``.
+        """Return actions to send ``(N, A)``, what was asked as far as info tells it ``(N, K)``, and the codes of the
+        limits that acted ``(N,)``.
 
         Raises:
             ActionError: it has not the shape of an action, or is none of the list.
@@ -65,7 +73,7 @@ class _Limited:
         values = values.reshape(shape)
         check_choices(np.where(np.isfinite(values), values, np.nan), game.choices)
         applied, codes = self.rules.apply(simulation, self.allowed, values)
-        return applied, values[:, 0], codes
+        return applied, values[:, : len(self.told)], codes
 
     def masks(self, simulation: Simulation) -> Any:
         """Return which actions are legal and within the limits, ``(N, A)``; None where actions are numbers.
@@ -120,7 +128,7 @@ class LimitRisk(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         self._limited.look(simulation, np.zeros(1, bool))
         if info:
             if codes[0]:
-                info["requested_action"] = float(asked[0])
+                info.update(zip(self._limited.told, asked[0].tolist(), strict=True))
             info["limit"] = LIMITS[codes[0]]
         return observation, reward, terminated, truncated, info
 
@@ -172,9 +180,9 @@ class LimitRiskVector(gym.vector.VectorWrapper):
                 self._say(infos["final_info"], asked, np.where(ended, codes, 0))
         return result
 
-    @staticmethod
-    def _say(infos: dict[str, Any], asked: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
-        infos["requested_action"] = np.where(codes != 0, asked, infos["requested_action"])
+    def _say(self, infos: dict[str, Any], asked: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
+        for key, values in zip(self._limited.told, asked.T, strict=True):
+            infos[key] = np.where(codes != 0, values, infos[key])
         infos["limit"] = NAMES[codes]
 
     def action_masks(self) -> Any:
