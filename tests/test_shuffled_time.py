@@ -32,10 +32,14 @@ SEED = 111
 ROWS, SESSIONS = 12_000, 60
 EDGES = {  # of the splits
     "PerpFutures": (0, 7_200, 9_600, ROWS),
+    "SpotCrypto": (0, 7_200, 9_600, ROWS),  # of one coin
     "ZeroDTE": (0, 36 * 390, 48 * 390, SESSIONS * 390),
 }
-STEPS = {"PerpFutures": 100_000, "ZeroDTE": 200_000}
-LEARNED = {"PerpFutures": 1.0, "ZeroDTE": 1.0}  # log growth of who has found the momentum
+STEPS = {"PerpFutures": 100_000, "SpotCrypto": 100_000, "ZeroDTE": 200_000}
+LEARNED = {"PerpFutures": 1.0, "SpotCrypto": 1.0, "ZeroDTE": 1.0}  # log growth of who has found the momentum
+MORE: dict[str, dict[str, Any]] = {  # who may only buy learns to stay in cash, and one that never trades proves nothing
+    "SpotCrypto": {"allow_short": True, "rebalance_band": 0.0}
+}
 SEEDS = (0, 1, 2)
 ORDERS = 10  # in which the bars of the validation split are played, so that one lucky order decides nothing
 Floats = np.ndarray[Any, Any]
@@ -91,7 +95,7 @@ def learned(name: str, seed: int, shuffled: bool) -> list[float]:
     kind = name.split("-")[0]
     known = answer(kind)
     bars = register_bars("shuffled", market(kind, seed, 0 if shuffled else None))
-    arguments = {**known.arguments, **known.hidden, "bars": bars}
+    arguments = {**known.arguments, **known.hidden, **MORE.get(kind, {}), "bars": bars}
     vector: Any = gym.make_vec(
         name, num_envs=256, vectorization_mode="vector_entry_point", autoreset_mode="SameStep", info="none", **arguments
     )
