@@ -104,21 +104,31 @@ def _check_same(path: Path, agent: Any, first: Any) -> None:
 
 
 def _names(agents: Sequence[Any]) -> list[str]:
-    """Name agents by algorithm, and seed where they were trained with one, with a counter where that repeats."""
+    """Name agents by recipe, and seed where they were trained with one, with a counter where that repeats."""
     names: list[str] = []
-    for agent in agents:
+    for agent, title in zip(agents, _titles(agents), strict=True):
         seed = f" seed {agent.manifest['seed']}" if isinstance(agent, PolicyAgent) else ""
-        name = f"{agent.manifest['name']}{seed}"
+        name = f"{title}{seed}"
         names.append(name if name not in names else f"{name} ({len(names) + 1})")
     return names
+
+
+def _titles(agents: Sequence[Any]) -> list[str]:
+    """Name what agents are; policies say where they were trained, if members were on several environments."""
+    policies = [agent for agent in agents if isinstance(agent, PolicyAgent)]
+    several = len({agent.manifest["env"] for agent in policies}) > 1
+    return [
+        f"{agent.manifest['name']}{' on ' + agent.manifest['env'] if several and agent in policies else ''}"
+        for agent in agents
+    ]
 
 
 def _recipes(names: Sequence[str], agents: Sequence[Any]) -> dict[str, list[str]]:
     """Group runs that share everything but the seed."""
     groups: dict[str, list[str]] = {}
     labels: dict[str, str] = {}
-    for name, agent in zip(names, agents, strict=True):
+    for name, title, agent in zip(names, _titles(agents), agents, strict=True):
         key = repr([agent.manifest[part] for part in RECIPE])
-        label = labels.setdefault(key, str(agent.manifest["name"]) + ("" if not labels else f" #{len(labels) + 1}"))
+        label = labels.setdefault(key, title if title not in labels.values() else f"{title} #{len(labels) + 1}")
         groups.setdefault(label, []).append(name)
     return groups

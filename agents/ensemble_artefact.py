@@ -29,6 +29,7 @@ FILE = "ensemble.zip"
 FORMAT = 1
 SCALER = "scaler.json"
 MOST = 64  # members
+NAMES = {"vote": "ensemble", "select": "ensemble (select)"}
 KINDS = {
     "name": str, "algo": str, "env": str, "arguments": dict, "settings": dict, "weights": dict, "members": list,
     "seed": int, "policy": dict, "lanes": int, "requires": dict, "action": dict, "versions": dict,
@@ -47,7 +48,8 @@ def build(
 
     Args:
         paths: of policies and signals. weights: role -> weight. roles: path as given -> role, in place of its own.
-        env, arguments: where it acts; those of the first policy, else of the first member, where none are given.
+        env, arguments: where it acts. Without: as the first policy that observes an encoder, else the first policy,
+            else the first member.
 
     Raises:
         ArtefactError: a member does not fit the environment, or their scalers differ.
@@ -62,7 +64,10 @@ def build(
     for path, member in zip(paths, members, strict=True):
         if isinstance(member, EnsembleAgent):
             raise ConfigError(f"{path} is an ensemble: name its members instead")
-    first = next((member for member in members if isinstance(member, artefact.PolicyAgent)), members[0])
+    policies = [member for member in members if isinstance(member, artefact.PolicyAgent)]
+    # One that was trained beside an encoder needs its columns; the others act there as well.
+    encoded = [member for member in policies if member.manifest.get("encoder")]
+    first: Any = (encoded or policies or members)[0]
     where = env or str(first.manifest["env"])
     given = {**first.manifest["arguments"], **(arguments or {})}
     family, config = resolve(where, given)
@@ -82,7 +87,8 @@ def build(
     ensemble.check(game)
     ensemble.scaler = first.scaler
     ensemble.manifest = {
-        "name": "ensemble", "algo": "ensemble", "env": where.split(":")[-1], "family": family, "arguments": given,
+        "name": NAMES[ensemble.settings.combine], "algo": "ensemble", "env": where.split(":")[-1], "family": family,
+        "arguments": given,
         "requires": fit.requirements(game), "action": action, "encoder": fit.encoder(game), "seed": 0, "policy": {},
         "lanes": 0, "git": commit(),
     }  # fmt: skip
@@ -158,13 +164,16 @@ def load(file: Path) -> EnsembleAgent:
 
 
 def _name(members: Sequence[Agent]) -> None:
-    """Give members names that differ: what they are, then a seed where there is one, then a number."""
+    """Give members names that differ: what they are, where trained (if that differs), a seed, then a number."""
     taken: set[str] = set()
+    several = len({member.manifest["env"] for member in members if isinstance(member, artefact.PolicyAgent)}) > 1
     for member in members:
         manifest: Mapping[str, Any] = getattr(member, "manifest", {})
-        seed = f" seed {manifest['seed']}" if isinstance(member, artefact.PolicyAgent) else ""
-        name, number = f"{manifest['name']}{seed}", 2
+        title = str(manifest["name"])
+        if isinstance(member, artefact.PolicyAgent):
+            title += f"{' on ' + manifest['env'] if several else ''} seed {manifest['seed']}"
+        name, number = title, 2
         while name in taken:
-            name, number = f"{manifest['name']}{seed} ({number})", number + 1
+            name, number = f"{title} ({number})", number + 1
         taken.add(name)
         member.name = name

@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="agents of regimegym train and signals fit",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where ensemble.zip goes")
-    parser.add_argument("--env", metavar="ID", help="where it acts (default: the first policy's, with its arguments)")
+    parser.add_argument(
+        "--env",
+        metavar="ID",
+        help="where it acts (default: as the first policy does, one with an encoder before those without)",
+    )
     parser.add_argument("--bars", metavar="SPEC", help="other bars than the first member's")
     add_env_arguments(parser)
     parser.add_argument("--weight", action="append", default=[], metavar="ROLE=W", help="weight of a role, repeatable")

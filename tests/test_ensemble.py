@@ -543,6 +543,27 @@ def test_a_policy_without_an_encoder_may_vote_beside_one(folder: Path, tiny_fold
         EnsembleAgent([policy], ["rl"]).check(encoded)
 
 
+def test_policies_of_several_ids_act_where_the_encoder_is_and_say_where_they_come_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--algo", "ppo", "--bars", "synthetic:crypto?seed=1&interval=1h&bars=4500", "--steps", "512", "--lanes"]
+    more += ["16", "--set", "n_steps=32", "--set", "batch_size=256", "--evaluations", "0", "--quiet", "--device", "cpu"]
+    ids = ["PerpFutures-v0", "PerpFutures-JEPA-v0"]
+    for name in ids:
+        assert regimegym.main(["train", "--env", name, *more, "--out", str(tmp_path / name)]) == 0
+    members = [str(tmp_path / name) for name in ids]
+    assert regimegym.main(["ensemble", "--members", *members, "--out", str(tmp_path / "all")]) == 0
+    made = agents.load(tmp_path / "all")
+    assert made.manifest["env"] == ids[1]
+    names = [f"ppo on {name} seed 0" for name in ids]
+    assert [member.name for member in made.members] == names
+    capsys.readouterr()
+    assert regimegym.main(["evaluate", str(tmp_path / "all"), "--split", "validation", "--quiet", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)["table"]
+    assert list(table)[-3:] == [*names, "ensemble"]
+    assert table[names[0]]["total_return"] != table[names[1]]["total_return"]
+
+
 def test_a_role_of_ones_own_has_its_weight(folder: Path, tmp_path: Path) -> None:
     paths = [folder / "follow", folder / "ppo"]
     ensemble = build(paths, None, {"tft": 0.9}, {str(paths[0]): "tft"})
