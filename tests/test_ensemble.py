@@ -181,9 +181,10 @@ def test_recent_skill_gains_weight_and_loses_it_again() -> None:
 def check_causal(make: Callable[[Clock], EnsembleAgent]) -> None:
     """What a later close is changes no earlier action or weight, bit for bit."""
     bars = walking(400, seed=5)
-    for k in (73, 193, 385):  # the bars after those at whose close weights are refreshed
+    for k, leap in ((73, 0.0), (193, 0.4), (193, -0.4), (385, 0.0)):  # bars after those that refresh the weights
         other = np.log(bars.close[:, 0])
-        other = np.concatenate([other[:k], other[k:] + np.random.default_rng(k).normal(0.0, 0.05, 400 - k)])
+        noise = np.random.default_rng(k).normal(0.0, 0.05, 400 - k) + leap  # a leap outweighs all that was before
+        other = np.concatenate([other[:k], other[k:] + noise])
         found = []
         for market in (bars, bars_of(other, bars.symbols)):
             clock = Clock(market)
@@ -203,7 +204,8 @@ def test_weights_know_no_later_close(combine: str) -> None:
     check_causal(lambda clock: three(clock, combine=combine, errors=0.0, cost=0.0))
 
 
-def test_weights_that_know_the_next_close_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("combine", ["vote", "select"])
+def test_weights_that_know_the_next_close_are_caught(combine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = EnsembleMemory.close
 
     def peeking(self: EnsembleMemory, view: MarketView, *votes: Any) -> None:
@@ -211,7 +213,7 @@ def test_weights_that_know_the_next_close_are_caught(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(EnsembleMemory, "close", peeking)
     with pytest.raises(AssertionError):
-        check_causal(three)
+        check_causal(lambda clock: three(clock, combine=combine, errors=0.0, cost=0.0))
 
 
 def shares(members: Sequence[Agent], bars: int) -> np.ndarray:
