@@ -16,8 +16,8 @@ The highest class that is not empty wins. So idle is chosen where everything els
 
 Two faces of the rule. :func:`select` chooses once, on a validation split, with bootstrap intervals: ``regimegym
 evaluate --split validation`` and ``--choose``. :func:`best_of` chooses again and again on a moving window of past
-returns (``combine=select`` of an ensemble): returns count as independent there, which makes the lower bound of a Sharpe ratio
-``S - errors / sqrt(n)``, and standing aside, an idle account, is chosen where no bound is above 0.
+returns (``combine=select`` of an ensemble): returns count as independent there, which makes the lower bound of a Sharpe
+ratio ``S - errors / sqrt(n)``, and standing aside, an idle account, is chosen where no bound is above 0.
 
 Neither corrects for having had a choice: the best of N is luckier than its interval says. That is what the deflated
 Sharpe ratio is for (:mod:`agents.significance`).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -463,7 +464,25 @@ def test_evaluate_prints_members_ensemble_and_baselines_in_one_table(
     assert names[-4:] == ["last_return", "ppo seed 0", "last_return (3)", "ensemble"]
     assert {"idle", "buy-and-hold"} <= set(names)
     assert found["rows"]["ensemble"]["turnover_per_year"] > 0.0
-    assert "bars of the first lane" in found["remarks"][0]
+    rate = re.search(r"confidence >= 0.5 on (\d+\.\d\d) bars a day, (\d+\.\d\d) of them new", found["remarks"][0])
+    assert rate is not None, found["remarks"]
+    assert 0.0 <= float(rate[2]) <= float(rate[1]) <= 24.0
+    assert found["remarks"][0] in (folder / "all" / "evaluation-validation.md").read_text(encoding="utf-8")
+    assert set(found["selection"]["candidates"]) == {"idle", *names[-4:]}
+
+
+def test_high_confidence_signals_are_counted_per_day() -> None:
+    """Five hours of the day are sure, in three spells of which one turns: four signals begin, twice over."""
+    clock = Clock(walking(60))
+    sure = {1: 1.0, 2: 1.0, 8: 1.0, 9: -1.0, 20: 1.0}  # hour of the day: vote
+    ensemble = seated(clock, [Says(lambda row: sure.get(row % 24, 0.0))], adaptive=False)
+    played(ensemble, clock, 48)
+    said = "48 bars of the first lane: BUY 8, SELL 2, HOLD 38; confidence >= 0.5 on 5.00 bars a day, 4.00 of them new"
+    assert ensemble.report().startswith(said)
+    ensemble.failures["says"] = 3
+    ensemble.bind(["any"])
+    assert ensemble.report().startswith("0 bars of the first lane: BUY 0")
+    assert ensemble.report().endswith("failures: none")
 
 
 def test_a_changed_leverage_is_refused_by_every_member(folder: Path) -> None:
