@@ -2,7 +2,7 @@
 
 SB3's own defaults expect a few lanes and long rollouts. With hundreds of lanes short rollouts and large minibatches
 keep the processor busy: PPO collects 256 lanes x 64 bars where the usual 2,048 bars of 8 lanes are as many, with
-minibatches of 4,096 and 4 epochs instead of 64 and 10; learning rate 3e-4, discount 0.99 and the rest are its usual ones.
+minibatches of 4,096 and 4 epochs instead of 64 and 10; learning rate 3e-4, discount 0.99 and the rest are as usual.
 Hyperparameters that the user names replace these, one by one.
 """
 
