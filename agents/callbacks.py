@@ -115,7 +115,8 @@ class ValidationChoice(BaseCallback):
     """Score the deterministic policy on the validation split at even intervals and keep the best weights.
 
     Args:
-        evaluate: policy -> scores; must hold ``score``. A score that is not a number is never best.
+        evaluate: policy -> scores; must hold ``score``. A score that is not a number is never best; of equal ones the
+            first is kept.
         every: steps between evaluations. ``keep`` is called after each new best.
     """
 

@@ -1,17 +1,22 @@
-"""Comparison: load saved agents, rebuild their environment, and put runs of one recipe into one row of the table."""
+"""Comparison: load saved agents, rebuild their environment, and put runs of one recipe into one row of the table.
+
+Which agent to go on with is chosen on the validation split, never on the one that is reported as a test: agents and an
+idle account, by the classes of :mod:`agents.selection`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agents.artefact import PolicyAgent, load
+from agents.baselines import baselines_of
 from agents.by_regime import by_regime, regimes_of
-from agents.evaluation import evaluate, over_seeds
+from agents.evaluation import Walk, evaluate, over_seeds, walk
 from agents.recipe import resolve, whole_split
-from agents.significance import deflate, overfitting
+from agents.significance import best_by_validation, deflate, overfitting
 from agents.trial_registry import trials_on
 from envs.make import game_of
 from markets.errors import ArtefactError
@@ -21,17 +26,24 @@ RECIPE = ("env", "algo", "arguments", "settings", "policy", "lanes")  # runs tha
 
 
 def compare(
-    paths: Sequence[Path], split: str, changes: dict[str, Any], quiet: bool = True, regimes: bool = False
+    paths: Sequence[Path],
+    split: str,
+    changes: dict[str, Any],
+    quiet: bool = True,
+    regimes: bool = False,
+    choose: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the agents in ``paths`` and every baseline on ``split``.
 
     Args:
-        changes: environment arguments that replace the saved ones. regimes: report by regime as well.
+        changes: environment arguments that replace the saved ones. regimes: report by regime as well. choose: walk the
+            validation split too and choose there; a report of the validation split chooses where there are two agents.
 
     Returns:
         The result of :func:`agents.evaluation.evaluate`, with ``table``: baselines, one row per recipe over its runs
         (interquartile mean) where there are several, then each run with its deflated Sharpe ratio; ``trials`` and
-        ``overfitting`` of :mod:`agents.significance`; ``by_regime`` of :mod:`agents.by_regime` where asked for.
+        ``overfitting`` of :mod:`agents.significance`; ``selection``, the best by validation, or None; ``by_regime`` of
+        :mod:`agents.by_regime` where asked for.
 
     Raises:
         ArtefactError: the agents were trained on different environments, arguments or feature scalers, or ``changes``
@@ -51,7 +63,11 @@ def compare(
         regimes_of(game)  # what cannot be reported is said before anything is walked
     paths, agents = _with_members(paths, agents)
     named = _names(agents)
-    result = evaluate(dict(zip(named, agents, strict=True)), family, config, quiet=quiet)
+    players = dict(zip(named, agents, strict=True))
+    chosen = _chosen(players, family, config) if choose and split != "validation" else None
+    result = evaluate(players, family, config, quiet=quiet)
+    if split == "validation" and (choose or len(agents) > 1):
+        chosen = _chosen(players, family, config, result["walks"])
     rows = result["rows"]
     baselines = [name for name in rows if name not in named]
     merged = {name: rows[name] for name in baselines}
@@ -69,6 +85,7 @@ def compare(
         **result,
         "trials": trials,
         "overfitting": overfitting(result["walks"], named, periods),
+        "selection": chosen,
         **({"by_regime": by_regime(result["walks"], game)} if regimes else {}),
         "env": first.manifest["env"],
         "arguments": {**first.manifest["arguments"], **changes},
@@ -77,6 +94,35 @@ def compare(
         "agents": {n: str(p) for n, p in zip(named, paths, strict=True)},
         "remarks": [f"{n}: {a.report()}." for n, a in zip(named, agents, strict=True) if hasattr(a, "report")],
     }
+
+
+def _chosen(
+    agents: dict[str, Any], family: str, config: Any, walks: Mapping[str, Walk] | None = None
+) -> dict[str, Any] | None:
+    """Choose among agents and an idle account by their walks through the validation split; None where it is too short.
+
+    ``seen_by`` names the agents whose own weights were chosen on validation already, which flatters them here.
+    """
+    game = game_of(family, replace(config, split="validation"))
+    players = {"idle": baselines_of(family)["idle"](), **agents}
+    if walks is None:
+        walks = {name: walk(player, game) for name, player in players.items()}
+    found = best_by_validation(walks, list(players), game.bars.periods_per_year)
+    if found is None:
+        return None
+    first = game.bars.close_time[game.first]
+    return {
+        **found,
+        "first": str(first),
+        "last": str(game.bars.close_time[game.last]),
+        "in_sample": bool(first <= game.fitted_until),
+        "seen_by": [name for name, agent in agents.items() if _seen(agent)],
+    }
+
+
+def _seen(agent: Any) -> bool:
+    """Say whether weights of the agent, or of a member of it, were chosen on validation."""
+    return bool(agent.manifest.get("chosen_on_validation")) or any(_seen(member) for member in _members(agent))
 
 
 def _with_members(paths: Sequence[Path], agents: Sequence[Any]) -> tuple[list[Path], list[Any]]:

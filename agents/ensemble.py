@@ -13,8 +13,9 @@ weights of the rest are scaled up; where everybody fails, the ensemble holds. Nu
 member that says of itself that it has nothing to say (``silent``: no pair was found, no headlines were given) is left
 out in the same way; one that merely abstains on a bar makes the ensemble less sure.
 
-``combine="select"`` follows one member at a time, chosen once a day, the best of the window by its lower bound
-(:func:`agents.ensemble_weights.best_of`), and stands aside (flat) where none is above 0.
+``combine="select"`` follows one member at a time, chosen once a day by the paper returns of the window up to that
+close, costs included: the best by its lower bound (:func:`agents.selection.best_of`). It stands aside (flat) where no
+bound is above 0.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class EnsembleAgent(Agent):
     Attributes:
         members, roles, base: the M members, what each is, and the weight it begins with.
         last: the decision of the last ``predict``. failures: how often each member failed, by name.
-        counts: BUY, SELL, HOLD and high-confidence signals of lane 0 since the last ``bind``, and its bars.
+        counts: BUY, SELL, HOLD and high-confidence signals of lane 0; both since the last ``bind``.
     """
 
     name = "ensemble"
@@ -94,6 +95,7 @@ class EnsembleAgent(Agent):
         weights = [k for k, name in enumerate(names) if name.endswith("_weight") and name != "cash_weight"]
         self._held = [names.index("exposure")] if "exposure" in names else weights
         self.counts.clear()
+        self.failures.clear()
         return super().bind(names)
 
     def watch(self, view: MarketView) -> Agent:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.ensemble_settings import EnsembleSettings
-from agents.ensemble_weights import best_of, likeness, skilled
+from agents.ensemble_weights import likeness, skilled
 from agents.market_view import MarketView
+from agents.selection import best_of
 from markets.errors import ConfigError
 
 Floats = NDArray[np.float64]

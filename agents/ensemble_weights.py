@@ -118,23 +118,3 @@ def combine(weights: Floats, direction: Floats, confidence: Floats) -> tuple[Flo
     combined = np.divide(pull, said, out=np.zeros_like(pull), where=said > 0.0)
     sure = np.divide(np.abs(pull), present, out=np.zeros_like(pull), where=present > 0.0)
     return np.clip(combined, -1.0, 1.0), np.clip(sure, 0.0, 1.0)
-
-
-def best_of(returns: Floats, errors: float = 1.0, activity: float = 0.01) -> int:
-    """Return which member of ``(n, M)`` returns to follow, or -1 for none: the one whose mean, less ``errors`` standard
-    errors, is the most standard errors above 0.
-
-    Who hardly traded is no candidate (fewer than ``activity`` of the returns are not 0, or all are alike): its ratio is
-    no skill, and doing nothing must not win by losing nothing. Who is not above 0 by that much is none either.
-    """
-    count = len(returns)
-    if count < 3:
-        return -1
-    spread = returns.std(axis=0, ddof=1)
-    traded = (np.abs(returns) > SMALLEST).mean(axis=0) >= activity
-    standing = np.divide(
-        returns.mean(axis=0) * np.sqrt(count), spread, out=np.full(len(spread), -np.inf), where=spread > SMALLEST
-    )
-    standing[~traded] = -np.inf
-    best = int(standing.argmax())
-    return best if standing[best] - errors > 0.0 else -1

@@ -131,6 +131,7 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
         *([f"Encoder `{eyes['name']}`, SHA-256 {eyes['sha256'][:16]}."] if eyes else []),
         *(_of_bars(evaluation) if evaluation.get("sessions") is None else _of_sessions(evaluation)),
         *_of_trials(evaluation),
+        *_of_selection(evaluation.get("selection")),
     ]
     sentences += evaluation.get("remarks", [])
     if evaluation["split"] == "test":
@@ -177,6 +178,30 @@ def _of_trials(evaluation: Mapping[str, Any]) -> list[str]:
             f"of this table (no baselines), {found['blocks']} blocks of {found['periods'] // found['blocks']} periods, "
             f"{found['ways']:,} ways; 0.5 is what strategies without skill have."
         )
+    return sentences
+
+
+def _of_selection(found: Mapping[str, Any] | None) -> list[str]:
+    """Return which agent validation would go on with, and how little that may mean."""
+    if found is None:
+        return []
+    shown = [
+        f"{name} {with_interval(row['sharpe'], row['interval'], 1.0, '')} ({row['class']})"
+        for name, row in found["candidates"].items()
+    ]
+    lead = "ahead of the second" if found["ahead"] else "not surely ahead of the second"
+    sure = "its interval lies above 0" if found["skilled"] else "its interval does not lie above 0"
+    sentences = [
+        f"**Best by validation** ({found['first'][:10]} to {found['last'][:10]}): {found['chosen']}; {sure}, {lead}. "
+        f"Sharpe [95 %]: {', '.join(shown)}. Earning comes before flat and flat before losing, then the highest lower "
+        "bound counts; who hardly trades is flat. Intervals are not corrected for the choice, DSR is."
+    ]
+    if found["seen_by"]:
+        sentences.append(
+            f"Weights of {', '.join(found['seen_by'])} were chosen on validation before, which flatters them in it."
+        )
+    if found["in_sample"]:
+        sentences.append("**IN SAMPLE**: scaler or encoder were fitted on bars of the validation split.")
     return sentences
 
 

@@ -1,7 +1,9 @@
 """Builders for Stable-Baselines3 algorithms, with defaults tuned for many native lanes on a CPU.
 
 SB3's own defaults expect a few lanes and long rollouts. With hundreds of lanes short rollouts and large minibatches
-keep the processor busy; hyperparameters that the user names replace these, one by one.
+keep the processor busy: PPO collects 256 lanes x 64 bars where the usual 2,048 bars of 8 lanes are as many, with
+minibatches of 4,096 and 4 epochs instead of 64 and 10; learning rate 3e-4, discount 0.99 and the rest are as usual.
+Hyperparameters that the user names replace these, one by one.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ import numpy as np
 
 from agents import metrics
 from agents.deflated_sharpe import deflated_sharpe, expected_maximum_sharpe, minimum_backtest_years
-from agents.evaluation import Walk, scored_curve
+from agents.evaluation import WEEK, Walk, scored_curve
 from agents.overfitting import blocks_for, probability_of_overfitting
+from agents.selection import CLASSES, select
 from agents.trial_registry import Trials
 
 
@@ -72,6 +73,38 @@ def overfitting(walks: Mapping[str, Walk], names: Sequence[str], periods_per_yea
         "blocks": found.blocks,
         "ways": len(found.logits),
         "periods": len(table),
+    }
+
+
+def best_by_validation(
+    walks: Mapping[str, Walk], names: Sequence[str], periods_per_year: float
+) -> dict[str, Any] | None:
+    """Return which of the named validation walks :func:`agents.selection.select` chooses, ratios annual.
+
+    ``candidates`` has them best first, with ratio, interval and class; ``skilled`` and ``ahead`` as there. None for a
+    split of one period.
+    """
+    returns, periods = {}, periods_per_year
+    for name in names:
+        curve, periods = _curve(walks[name], periods_per_year)
+        returns[name] = metrics.simple_returns(curve)
+    count = len(returns[names[0]])
+    if count < 2:
+        return None
+    found = select(returns, min(max(periods * WEEK, 1.0), max(count / 2.0, 1.0)))
+    annual = math.sqrt(periods)
+    return {
+        "chosen": found.name,
+        "skilled": found.skilled,
+        "ahead": found.ahead,
+        "candidates": {
+            name: {
+                "sharpe": annual * candidate.sharpe,
+                "interval": None if candidate.interval is None else [annual * bound for bound in candidate.interval],
+                "class": CLASSES[candidate.rank],
+            }
+            for name, candidate in found.candidates.items()
+        },
     }
 
 

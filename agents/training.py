@@ -34,6 +34,7 @@ from agents.recipe import (
     whole_split,
 )
 from agents.sb3 import algorithm, build_model, check_actions
+from agents.selection import trades
 from agents.trial_registry import record_trial
 from agents.vec_env import NativeVecEnv
 from envs.make import family_of, game_of
@@ -203,15 +204,20 @@ def _found(config: TrainingConfig, run: dict[str, Any], folder: Path) -> Checkpo
 
 def _validation(family: str, config: Any) -> Callable[[BasePolicy], dict[str, float]]:
     """Score = annual Sharpe ratio of the deterministic policy over the whole validation split, of whole sessions where
-    episodes are sessions."""
+    episodes are sessions; at most 0 where it hardly traded.
+
+    The classes of :mod:`agents.selection` in one number: what earns is above 0, what is flat scores 0, what loses is
+    below. So weights that do nothing are kept where all others lost, and only there, and one lucky bar is no skill.
+    """
     game = game_of(family, whole_split(config, "validation"))
 
     def evaluate(policy: BasePolicy) -> dict[str, float]:
         policy.set_training_mode(False)
         walked = walk(_Candidate(policy, game.all_names), game)
         curve, periods = scored_curve(walked, 0, game.bars.periods_per_year)
+        sharpe = metrics.sharpe(curve, periods)
         return {
-            "score": metrics.sharpe(curve, periods),
+            "score": sharpe if trades(metrics.simple_returns(curve)) else min(sharpe, 0.0),
             "total_return": metrics.total_return(curve),
             "max_drawdown": metrics.max_drawdown(walked.equity[:, 0]),
         }

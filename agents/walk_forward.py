@@ -12,7 +12,8 @@ equity; the returns of the folds, put one after the other, are the out-of-sample
 configuration: its record is one trial, and the trials that deflate it are the walk-forward runs known on these bars.
 
 A fold's agent names its bars ``memory:..``, the cut that only this process knows; elsewhere it is evaluated on other
-bars (``regimegym evaluate DIR/fold-01 --bars ..``), with split dates of their own.
+bars (``regimegym evaluate DIR/fold-01 --bars ..``), with split dates of their own. Families whose episodes are sessions
+are refused.
 """
 
 from __future__ import annotations
@@ -137,7 +138,10 @@ def prepare(config: WalkForwardConfig) -> tuple[str, Bars, list[Part]]:
     family, probe = resolve(config.env, config.arguments)
     game = game_of(family, probe)
     if game.starts is not None:
-        raise ConfigError(f"env={config.env!r}: its episodes are sessions, and walk-forward cuts between bars only")
+        raise ConfigError(
+            f"env={config.env!r}: its episodes are sessions, and walk-forward cuts between bars only; "
+            "train each fold by itself, with --bars '..&end=DATE' and --env-arg train_end=.. validation_end=.."
+        )
     bars = game.bars
     ends = windows(len(bars), HORIZON)
     found = walk_forward(ends, config.folds, round(config.first * len(bars)), config.embargo_bars, config.anchored)

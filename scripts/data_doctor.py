@@ -6,8 +6,6 @@ Exit status: 0 without errors (there may be warnings), 1 where an error remains,
 from __future__ import annotations
 
 import argparse
-import gzip
-import io
 import json
 import os
 import sys
@@ -20,17 +18,19 @@ import pandas as pd
 from markets.bars import PRICES
 from markets.cut_file import find_cut
 from markets.doctor import Finding, diagnose, treat
-from markets.errors import ConfigError, require
+from markets.errors import ConfigError
 from markets.frames import RATE_NAMES, STAMPS, column_names
 from markets.sources import find
-from markets.sources.files import read_renames, read_table
+from markets.sources.files import read_renames
+from markets.sources.tables import encode, of_symbol, read_table
 
-ENDINGS = (".csv", ".csv.gz", ".parquet", ".pq")
+ENDINGS = (".csv", ".csv.gz", ".npz", ".parquet", ".pq")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("file", metavar="FILE", help="candles: .csv, .csv.gz or .parquet, also in REGIMEGYM_DATA")
+    parser.add_argument("file", metavar="FILE", help="candles: .csv, .csv.gz, .npz or .parquet, also in REGIMEGYM_DATA")
+    parser.add_argument("--symbol", metavar="NAME", help="which asset of a file that holds several")
     parser.add_argument("--funding", metavar="FILE", help="funding events to look at as well")
     parser.add_argument("--interval", metavar="LENGTH", help="bar length such as 1h (default: the most frequent step)")
     parser.add_argument("--stamp", choices=STAMPS, default="open", help="what the time of a row is (default: open)")
@@ -51,18 +51,25 @@ def run(options: argparse.Namespace) -> int:
         _check_target(options.fix)
     renames = read_renames(options.rename)
     place = find(options.file)
-    frame = read_table(place).rename(columns=renames)
+    frame = of_symbol(read_table(place).rename(columns=renames), options.symbol, options.file)
     _check_candles(options.file, frame)
     funding = None if options.funding is None else read_table(find(options.funding)).rename(columns=renames)
     how = {"interval": options.interval, "now": options.now, "stamp": options.stamp, "funding": funding}
     how["market"] = options.market
-    cut = find_cut(place, len(frame))
+    cut = [] if options.symbol else find_cut(place, len(frame))
     findings = sorted([*diagnose(frame, **how), *cut], key=lambda finding: finding.severity)
-    report: dict[str, Any] = {"file": str(place), "rows": len(frame), "findings": findings, "remaining": findings}
+    report: dict[str, Any] = {
+        "file": str(place),
+        "bytes": place.stat().st_size,
+        "rows": len(frame),
+        "findings": findings,
+        "remaining": findings,
+    }
     if options.fix is not None:
         fixed, done, left = treat(frame, **how, outside=cut)
         _write(fixed, options.fix)
         report |= {"repairs": done, "remaining": left, "written": str(options.fix), "rows_written": len(fixed)}
+        report["bytes_written"] = options.fix.stat().st_size
     _show(report, options.json)
     return int(any(finding.severity == "error" for finding in report["remaining"]))
 
@@ -87,17 +94,9 @@ def _check_target(target: Path) -> None:
 
 def _write(frame: pd.DataFrame, target: Path) -> None:
     """Write a table to a temporary name first, so that an interrupted run leaves no half file behind."""
-    indexed, buffer = isinstance(frame.index, pd.DatetimeIndex), io.BytesIO()
-    if indexed and frame.index.name is None:
-        frame = frame.rename_axis("timestamp")
-    if target.suffix.lower() in (".parquet", ".pq"):
-        require("pyarrow", "data")
-        frame.to_parquet(buffer, index=indexed)
-    else:
-        frame.to_csv(buffer, index=indexed)
-    content = buffer.getvalue()
+    content = encode(frame, target.name)
     partial = target.with_name(f"{target.name}.partial")
-    partial.write_bytes(gzip.compress(content, mtime=0) if target.suffix.lower() == ".gz" else content)
+    partial.write_bytes(content)
     _check_target(target)
     os.replace(partial, target)
 
@@ -106,15 +105,22 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(report, indent=1, default=asdict) + "\n")
         return
-    lines = [f"{report['file']}: {report['rows']} rows", *map(_line, report["findings"])]
+    lines = [f"{report['file']}: {report['rows']} rows, {_size(report['bytes'])}", *map(_line, report["findings"])]
     if not report["findings"]:
         lines.append("clean: nothing found")
     for sentence in report.get("repairs", []):
         lines.append(f"repaired: {sentence}")
     if "written" in report:
-        lines.append(f"written: {report['written']}, {report['rows_written']} rows, {len(report['repairs'])} repairs")
+        size = _size(report["bytes_written"])
+        lines.append(
+            f"written: {report['written']}, {report['rows_written']} rows, {size}, {len(report['repairs'])} repairs"
+        )
         lines += [f"remains: {_line(finding)}" for finding in report["remaining"]]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 10_000 else f"{count} bytes"
 
 
 def _line(finding: Finding) -> str:

@@ -30,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--by-regime", action="store_true",
         help="report every agent by regime too: the true one of generated bars, else the encoder's most likely one",
     )  # fmt: skip
+    parser.add_argument(
+        "--choose", action="store_true",
+        help="say which agent is best by validation, beside the table of another split (validation says it unasked)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the report goes (default: the first agent's DIR)"
@@ -53,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None:
         folders.make(options.out)
     try:
-        result = compare(options.agents, options.split, changes, options.quiet, options.by_regime)
+        result = compare(options.agents, options.split, changes, options.quiet, options.by_regime, options.choose)
     except InSampleError as error:
         raise InSampleError(f"{error}; on the command line: --env-arg allow_in_sample=true") from error
     first = options.agents[0]

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 def _calibration(options: argparse.Namespace) -> dict[str, Any]:
     from agents.option_calibration import calibrate
     from markets import sources
-    from markets.sources.files import read_table
+    from markets.sources.tables import read_table
 
     if options.bars is None or options.grid is None:
         raise ConfigError("calibration needs --bars SPEC and --grid FILE")
@@ -84,7 +84,7 @@ def _calibration(options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"--points {options.points:g} is of --quotes FILE: give both or leave it out")
     kind, _, given = sources.parse(options.bars)
     specification = options.bars
-    if "grid" not in given and kind in ("parquet", "csv"):
+    if "grid" not in given and kind in ("parquet", "npz", "csv"):
         specification += ("&" if given else "?") + f"grid={options.grid}"
     quotes = None if options.quotes is None else read_table(sources.find(options.quotes))
     more = {} if options.points is None else {"points": options.points}

@@ -2,7 +2,7 @@
 
 Each fold trains on the past, chooses its checkpoint on the last part of it, and is tested on the bars after that.
 Prints every fold and the stitched record beside every baseline, with 95 % intervals. Finished folds in --out are kept,
-so that the same command goes on where it was stopped.
+so that the same command goes on where it was stopped. Not for ZeroDTE, whose episodes are sessions.
 """
 
 from __future__ import annotations

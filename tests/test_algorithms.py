@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from itertools import pairwise
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from stable_baselines3 import PPO
 
 import agents
 import regimegym
@@ -137,6 +139,18 @@ def test_a_setting_that_an_algorithm_cannot_take_is_named(algo: str, settings: d
     with pytest.raises(ConfigError) as caught:
         build_model(algo, lanes(where=market(algo)), SEED, "cpu", None, {**SMALL[algo], **settings})
     assert said in str(caught.value)
+
+
+def test_the_defaults_of_ppo_are_the_usual_ones_but_for_lanes_that_stand_in_for_long_rollouts() -> None:
+    """Learning rate, discount, lambda, clipping and coefficients are those of PPO's authors and SB3; 8 lanes of 2,048
+    bars became 256 of 64, the same bars a rollout."""
+    ppo = algorithm("ppo")
+    defaults = {name: value.default for name, value in inspect.signature(PPO.__init__).parameters.items()}
+    same = ("learning_rate", "gamma", "gae_lambda", "clip_range", "ent_coef", "vf_coef", "max_grad_norm")
+    assert {name: ppo.settings[name] for name in same} == {name: defaults[name] for name in same}
+    assert (ppo.settings["learning_rate"], ppo.settings["gamma"], defaults["n_steps"]) == (3e-4, 0.99, 2048)
+    assert ppo.settings["n_steps"] * ppo.lanes == 8 * defaults["n_steps"] == 16_384
+    assert set(ppo.settings) - set(same) == {"n_steps", "batch_size", "n_epochs"}  # what the lanes change
 
 
 def test_the_replay_buffer_is_bounded_in_memory() -> None:

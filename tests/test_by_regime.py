@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import report
+from agents import artefact, report
 from agents.agent import Agent
 from agents.baselines import BuyAndHold, Idle, Random
 from agents.by_regime import by_regime, regimes_of, statistics
@@ -21,7 +21,7 @@ from agents.evaluation import COST_SCALES, Steps, Walk, walk
 from agents.overfitting import probability_of_overfitting
 from agents.recipe import resolve
 from agents.significance import deflate, overfitting
-from agents.trial_registry import Trials
+from agents.trial_registry import Trials, record_trial
 from envs.make import build, game_of
 from envs.perp_futures import PerpFuturesConfig
 from envs.simulation import Game
@@ -250,3 +250,43 @@ def test_the_command_line_reports_by_regime_and_what_was_tried(
     assert "what the best of 2 shows by luck with the spread of 2 validation Sharpe ratios" in text
     assert regimegym.main(["evaluate", folders[0], "--quiet"]) == 0
     assert capsys.readouterr().out.startswith("**READ BEFORE**: this test range was read 1 time(s)")
+    assert "READ BEFORE" in (tmp_path / "0" / "evaluation-test.md").read_text(encoding="utf-8")
+
+    # A run that is in no table counts too, and so makes every deflated ratio smaller.
+    loser = artefact.load(tmp_path / "0").manifest
+    record_trial({**loser, "seed": 7, "bars": loser["bars"]["hash"]}, -3.0, HOURS)
+    capsys.readouterr()
+    words = ["evaluate", *folders, "--json", "--quiet", "--choose", "--out", str(tmp_path)]
+    assert regimegym.main(words) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["trials"]["configurations"], again["trials"]["runs"], again["trials"]["scored"]) == (1, 3, 3)
+    assert again["trials"]["minimum_years"] > found["trials"]["minimum_years"] > 0.0
+    for name in ("a2c seed 0", "a2c seed 1"):
+        assert again["table"][name]["deflated_sharpe"] < found["table"][name]["deflated_sharpe"]
+    told = (tmp_path / "evaluation-test.md").read_text(encoding="utf-8")
+    check_statistics_are_told(told)
+    for left_out in ("DSR", "PBO", "years for a Sharpe ratio", "(IQM)", "Best by validation"):
+        with pytest.raises(AssertionError):
+            check_statistics_are_told(told.replace(left_out, ""))
+
+    # Chosen on validation only, also where the table is of the test split; idle is among the candidates.
+    assert found["selection"] is None
+    chosen = again["selection"]
+    assert set(chosen["candidates"]) == {"idle", "a2c seed 0", "a2c seed 1"}
+    assert chosen["seen_by"] == ["a2c seed 0", "a2c seed 1"]
+    assert chosen["last"] < again["first"]
+    assert regimegym.main([*words[:4], "--quiet", "--split", "validation", "--out", str(tmp_path)]) == 0
+    validation = json.loads(capsys.readouterr().out)
+    assert validation["selection"] == chosen
+    for name, row in chosen["candidates"].items():
+        assert row["sharpe"] == pytest.approx(validation["table"][name]["sharpe"], abs=1e-9)
+        assert again["table"][name]["sharpe"] != row["sharpe"] or name == "idle"
+
+
+def check_statistics_are_told(text: str) -> None:
+    """B3 and B15: what a reader of a table over several agents has to find beside it."""
+    for words in (
+        "| DSR |", "2 runs (IQM)", "PBO 0.", "3 training run(s)", "years for a Sharpe ratio of 1", "[",
+        "**Best by validation**", "stationary bootstrap", "were chosen on validation before",
+    ):  # fmt: skip
+        assert words in text, words

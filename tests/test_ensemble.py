@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -181,9 +182,10 @@ def test_recent_skill_gains_weight_and_loses_it_again() -> None:
 def check_causal(make: Callable[[Clock], EnsembleAgent]) -> None:
     """What a later close is changes no earlier action or weight, bit for bit."""
     bars = walking(400, seed=5)
-    for k in (73, 193, 385):  # the bars after those at whose close weights are refreshed
+    for k, leap in ((73, 0.0), (193, 0.4), (193, -0.4), (385, 0.0)):  # bars after those that refresh the weights
         other = np.log(bars.close[:, 0])
-        other = np.concatenate([other[:k], other[k:] + np.random.default_rng(k).normal(0.0, 0.05, 400 - k)])
+        noise = np.random.default_rng(k).normal(0.0, 0.05, 400 - k) + leap  # a leap outweighs all that was before
+        other = np.concatenate([other[:k], other[k:] + noise])
         found = []
         for market in (bars, bars_of(other, bars.symbols)):
             clock = Clock(market)
@@ -203,7 +205,8 @@ def test_weights_know_no_later_close(combine: str) -> None:
     check_causal(lambda clock: three(clock, combine=combine, errors=0.0, cost=0.0))
 
 
-def test_weights_that_know_the_next_close_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("combine", ["vote", "select"])
+def test_weights_that_know_the_next_close_are_caught(combine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = EnsembleMemory.close
 
     def peeking(self: EnsembleMemory, view: MarketView, *votes: Any) -> None:
@@ -211,7 +214,7 @@ def test_weights_that_know_the_next_close_are_caught(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(EnsembleMemory, "close", peeking)
     with pytest.raises(AssertionError):
-        check_causal(three)
+        check_causal(lambda clock: three(clock, combine=combine, errors=0.0, cost=0.0))
 
 
 def shares(members: Sequence[Agent], bars: int) -> np.ndarray:
@@ -461,7 +464,25 @@ def test_evaluate_prints_members_ensemble_and_baselines_in_one_table(
     assert names[-4:] == ["last_return", "ppo seed 0", "last_return (3)", "ensemble"]
     assert {"idle", "buy-and-hold"} <= set(names)
     assert found["rows"]["ensemble"]["turnover_per_year"] > 0.0
-    assert "bars of the first lane" in found["remarks"][0]
+    rate = re.search(r"confidence >= 0.5 on (\d+\.\d\d) bars a day, (\d+\.\d\d) of them new", found["remarks"][0])
+    assert rate is not None, found["remarks"]
+    assert 0.0 <= float(rate[2]) <= float(rate[1]) <= 24.0
+    assert found["remarks"][0] in (folder / "all" / "evaluation-validation.md").read_text(encoding="utf-8")
+    assert set(found["selection"]["candidates"]) == {"idle", *names[-4:]}
+
+
+def test_high_confidence_signals_are_counted_per_day() -> None:
+    """Five hours of the day are sure, in three spells of which one turns: four signals begin, twice over."""
+    clock = Clock(walking(60))
+    sure = {1: 1.0, 2: 1.0, 8: 1.0, 9: -1.0, 20: 1.0}  # hour of the day: vote
+    ensemble = seated(clock, [Says(lambda row: sure.get(row % 24, 0.0))], adaptive=False)
+    played(ensemble, clock, 48)
+    said = "48 bars of the first lane: BUY 8, SELL 2, HOLD 38; confidence >= 0.5 on 5.00 bars a day, 4.00 of them new"
+    assert ensemble.report().startswith(said)
+    ensemble.failures["says"] = 3
+    ensemble.bind(["any"])
+    assert ensemble.report().startswith("0 bars of the first lane: BUY 0")
+    assert ensemble.report().endswith("failures: none")
 
 
 def test_a_changed_leverage_is_refused_by_every_member(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Weights and votes of an ensemble, by hand: base weights, recent skill, echoes, thresholds, selection."""
+"""Weights and votes of an ensemble, by hand: base weights, recent skill, echoes, thresholds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from agents.ensemble_weights import (
     ROLES,
     WIDEST,
     base_weights,
-    best_of,
     combine,
     likeness,
     shrunk_sharpe,
@@ -164,43 +163,6 @@ def test_likeness_is_that_of_returns_shrunk_and_never_of_opposites() -> None:
     assert np.diag(found).tolist() == [1.0, 1.0, 1.0]
     assert likeness(noise(2))[0, 1] < 0.02
     assert np.array_equal(likeness(np.zeros((5, 2))), np.eye(2))
-
-
-# Selection
-
-
-def test_a_flat_member_is_not_selected_over_one_with_positive_skill() -> None:
-    returns = np.zeros((MONTH, 3))
-    returns[:, 1] = noise(1)[:, 0] - noise(1).mean() + 0.0005  # 2.7 standard errors above 0
-    returns[:, 2] = noise(1, 1)[:, 0] - 0.001
-    assert best_of(returns) == 1
-    naive = np.divide(returns.mean(axis=0), returns.std(axis=0), out=np.full(3, np.inf), where=returns.std(axis=0) > 0)
-    assert naive.argmax() == 0  # the trap: no variance as an infinite ratio
-
-
-def test_none_is_selected_where_none_is_surely_above_0() -> None:
-    losing = noise(2) - noise(2).mean(axis=0) - 0.0005
-    assert best_of(losing) == -1
-    even = noise(1) - noise(1).mean()
-    assert best_of(np.hstack([even, np.zeros((MONTH, 1))])) == -1
-    assert best_of(np.zeros((MONTH, 2))) == -1
-    assert best_of(np.full((2, 2), 0.1)) == -1
-
-
-def test_one_lucky_bar_is_no_skill() -> None:
-    returns = np.zeros((MONTH, 2))
-    returns[5, 0] = 0.5
-    returns[6, 0] = 0.4
-    assert best_of(returns, errors=0.0) == -1
-    assert best_of(returns, errors=0.0, activity=0.0) == 0
-
-
-@pytest.mark.parametrize(("errors", "chosen"), [(1.99, 0), (2.01, -1)])
-def test_the_bar_of_selection_is_a_number_of_standard_errors(errors: float, chosen: int) -> None:
-    returns = noise(1)
-    returns = returns - returns.mean()
-    returns += 2.0 * returns.std(ddof=1) / np.sqrt(MONTH)
-    assert best_of(returns, errors=errors) == chosen
 
 
 # Size and settings

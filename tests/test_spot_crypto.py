@@ -456,6 +456,23 @@ def test_no_fill_inside_a_gap_and_interest_accrues_over_it() -> None:
     assert filled["BTC_fill_price"] == 120.0, "the open after the gap"
 
 
+@pytest.mark.parametrize("missing", [1, 10, 10_000])
+def test_a_short_pays_for_every_hour_of_a_gap_and_nothing_fills_in_it(missing: int) -> None:
+    """E42. Prices stand still, so each missing hour costs the interest of the hour before; the order fills after it."""
+    bars = market(
+        path(*[(100.0, 100.0)] * 2, *[(120.0, 100.0)] * (missing + 4)), drop=range(WARM + 2, WARM + 2 + missing)
+    )
+    assert bars.gaps == missing
+    env = environment(bars, **EXACT, **FREE, allow_short=True)
+    env._hold_bad = True
+    infos = play(env, [(-0.5, 0.0), *[(math.nan, math.nan)] * 3])
+    hour = 5_000.0 * 0.08 / 8760.0
+    over = next(info for info, before in zip(infos[1:], infos, strict=False) if info["time"] - before["time"] > HOUR)
+    assert over["time"] - infos[0]["time"] == (missing + 3) * HOUR
+    assert over["borrow"] == pytest.approx((missing + 1.2) * hour, rel=1e-9)
+    assert sum(info["BTC_fill_price"] > 0.0 for info in infos[1:]) == 1
+
+
 @pytest.mark.parametrize("fault", [("if gap > 0.0:", "if False:")], ids=["interest of the gap forgotten"])
 def test_mutant_a_gap_without_interest_is_found(fault: tuple[str, str]) -> None:
     bars = market(path(*[(100.0, 100.0)] * 26), drop=range(WARM + 2, WARM + 12))

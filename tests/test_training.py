@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import artefact, callbacks, metrics, recipe
+from agents import artefact, callbacks, metrics, recipe, training
 from agents.callbacks import AccountTags, ValidationChoice
-from agents.recipe import TrainingConfig, resolve
+from agents.recipe import TrainingConfig, resolve, whole_split
 from agents.training import train
+from envs.make import game_of
 from envs.simulation import EQUITY, OUTCOME, ROW, TERMINATED, TRUNCATED
 from markets.errors import ConfigError, RegimeGymError, UnknownNameError
 
@@ -276,6 +278,40 @@ def test_a_score_that_is_not_a_number_does_not_lose_the_training(
     monkeypatch.setattr(metrics, "sharpe", lambda *_: next(scores))
     train(config(tmp_path))
     assert artefact.load(tmp_path).manifest["chosen_on_validation"]["sharpe"] == 0.5
+
+
+class Trader:
+    """A policy that holds what it is told, by the number of its call."""
+
+    def __init__(self, held: Callable[[int], float]) -> None:
+        self._held, self._calls = held, 0
+
+    def set_training_mode(self, mode: bool) -> None:
+        """As a policy has it."""
+
+    def predict(self, columns: Any, *_: Any, **__: Any) -> Any:
+        """Return the exposure of this call."""
+        self._calls += 1
+        return np.full((len(columns), 1), self._held(self._calls), np.float32), None
+
+
+def test_doing_nothing_is_kept_over_losing_and_one_lucky_trade_is_no_skill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, arguments = resolve("PerpFutures-v0", config(tmp_path).arguments)
+    evaluate = training._validation(family, arguments)
+    game = game_of(family, whole_split(arguments, "validation"))
+    moves = np.diff(np.log(game.bars.close[game.first : game.last, 0]))
+    best = int(moves[1:-1].argmax()) + 1  # the bar that rose most: long for it alone
+    idle = evaluate(Trader(lambda call: 0.0))  # type: ignore[arg-type]
+    lucky = evaluate(Trader(lambda call: 1.0 if call in (best, best + 1) else 0.0))  # type: ignore[arg-type]
+    churns = evaluate(Trader(lambda call: (-1.0) ** call))  # type: ignore[arg-type]
+    monkeypatch.setattr(training, "trades", lambda returns: True)  # twin: the plain ratio
+    plain = evaluate(Trader(lambda call: 1.0 if call in (best, best + 1) else 0.0))["score"]  # type: ignore[arg-type]
+    assert lucky["total_return"] > 0.0 == idle["total_return"]
+    assert plain > 1.0
+    assert (idle["score"], lucky["score"]) == (0.0, 0.0)
+    assert churns["score"] < 0.0
 
 
 def test_without_evaluations_the_last_weights_are_saved(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ Examples::
     load("parquet:spy_1m.parquet?market=spy&vix=vix_daily.parquet&grid=spxw_0dte_mid_grid.parquet")  # with option mids
     load("synthetic:spy?seed=7&sessions=250")
     load("parquet:btc.parquet+eth.parquet+sol.parquet?symbols=BTCUSDT,ETHUSDT,SOLUSDT")  # the hours that all have
+    load("parquet:coins.parquet?symbols=BTCUSDT,ETHUSDT,SOLUSDT")  # of one long table with a column symbol
     load("synthetic:basket?seed=7&interval=1h&bars=40000&assets=3")                      # correlated coins
     load("csv:candles.csv?rename=Volume BTC:volume&interval=1h")
     load("memory:mine")                       # Bars that were registered under a name in this process
@@ -30,6 +31,7 @@ from markets.errors import ConfigError, DataError, unknown
 
 SOURCES = {
     "parquet": "markets.sources.files:load_parquet",
+    "npz": "markets.sources.files:load_npz",
     "csv": "markets.sources.files:load_csv",
     "memory": "markets.sources.memory:load_memory",
     "synthetic": "markets.sources.generated:load_synthetic",

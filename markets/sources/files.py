@@ -1,16 +1,12 @@
-"""Sources ``parquet:`` and ``csv:``: candles from files, with funding, a volatility index, option mids beside them."""
+"""Sources ``parquet:``, ``npz:`` and ``csv:``: candles from files, with funding, a volatility index, option mids."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from zipfile import BadZipFile
-
-import pandas as pd
-
 from markets.bars import Bars
 from markets.baskets import join_symbols
-from markets.errors import ConfigError, DataError, require, unknown
+from markets.errors import ConfigError, DataError, unknown
 from markets.sources import files_of, find, reject_unknown
+from markets.sources.tables import of_symbol, read_table
 
 OPTIONS = ("funding", "symbol", "symbols", "interval", "stamp", "start", "end", "market", "rename", "vix", "grid")
 
@@ -18,6 +14,11 @@ OPTIONS = ("funding", "symbol", "symbols", "interval", "stamp", "start", "end", 
 def load_parquet(path: str, options: dict[str, str], specification: str) -> Bars:
     """Read a parquet file of candles (extra ``data``)."""
     return _load("parquet", path, options, specification)
+
+
+def load_npz(path: str, options: dict[str, str], specification: str) -> Bars:
+    """Read an npz file of candles, an array per column; needs no extra."""
+    return _load("npz", path, options, specification)
 
 
 def load_csv(path: str, options: dict[str, str], specification: str) -> Bars:
@@ -35,6 +36,8 @@ def _load(kind: str, path: str, options: dict[str, str], specification: str) -> 
         if name in options:
             raise ConfigError(f"{name}={options[name]!r} is for one file, not for several (symbols=...)")
     named = [] if symbols is None else symbols.split(",")
+    if len(paths) == 1:  # a long table, or one asset that is named
+        paths = paths * len(named)
     if len(named) != len(paths):
         raise ConfigError(f"symbols={symbols!r} names {len(named)} symbols for {len(paths)} files: name each once")
     parts = []
@@ -53,6 +56,7 @@ def _load_one(kind: str, path: str, options: dict[str, str], specification: str)
     for name in renames:
         if name not in raw.columns:
             raise unknown("column to rename", name, raw.columns)
+    raw = of_symbol(raw, options.get("symbol"), path)
     table = None if funding is None else read_table(find(funding)).rename(columns=renames)
     frame = raw.rename(columns=renames)
     vix = options.pop("vix", None)
@@ -60,17 +64,6 @@ def _load_one(kind: str, path: str, options: dict[str, str], specification: str)
     mids = options.pop("grid", None)
     grid = None if mids is None else read_table(find(mids))
     return Bars.from_frame(frame, funding=table, vix=daily, grid=grid, source=specification, **options)
-
-
-def read_table(file: Path, kind: str | None = None) -> pd.DataFrame:
-    """Read a table; without a kind (a file beside the candles) the ending decides."""
-    kind = kind or ("parquet" if file.suffix in (".parquet", ".pq") else "csv")
-    if kind == "parquet":
-        require("pyarrow", "data")
-    try:
-        return pd.read_parquet(file) if kind == "parquet" else pd.read_csv(file)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:  # pandas' and pyarrow's own are ValueErrors
-        raise DataError(f"{file} cannot be read as {kind}: {error}") from error
 
 
 def read_renames(text: str) -> dict[str, str]:
