@@ -6,6 +6,7 @@ idle account, by the classes of :mod:`agents.selection`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from envs.make import game_of
 from markets.errors import ArtefactError
 from markets.session_calendar import SESSIONS_PER_YEAR
 
+_log = logging.getLogger(__name__)
 RECIPE = ("env", "algo", "arguments", "settings", "policy", "lanes")  # runs that share these differ by their seed only
 
 
@@ -126,12 +128,20 @@ def _seen(agent: Any) -> bool:
 
 
 def _with_members(paths: Sequence[Path], agents: Sequence[Any]) -> tuple[list[Path], list[Any]]:
-    """Put the members of ensembles before the agents themselves, each one once: they are walked alone too."""
+    """Put the members of ensembles before the agents themselves, each one once: they are walked alone too.
+
+    What is given twice, or is named beside an ensemble that holds it, would count as several runs and several trials.
+    """
+    given = {repr(agent.manifest): (path, agent) for path, agent in zip(paths, agents, strict=True)}
+    if len(given) < len(agents):
+        _log.warning("%d of %d agents are the same as another one: left out", len(agents) - len(given), len(agents))
     inside: dict[str, tuple[Path, Any]] = {}
-    for path, agent in zip(paths, agents, strict=True):
+    for path, agent in given.values():
         for member in _members(agent):
-            inside.setdefault(repr(member.manifest), (path, member))
-    return [*(path for path, _ in inside.values()), *paths], [*(member for _, member in inside.values()), *agents]
+            if repr(member.manifest) not in given:
+                inside.setdefault(repr(member.manifest), (path, member))
+    found = [*inside.values(), *given.values()]
+    return [path for path, _ in found], [agent for _, agent in found]
 
 
 def _members(agent: Any) -> Sequence[Any]:

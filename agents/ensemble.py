@@ -193,9 +193,9 @@ class EnsembleAgent(Agent):
         direction, confidence = np.zeros(shape), np.zeros(shape)
         alive = np.zeros(shape[:2], bool)
         for place, member in enumerate(self.members):
-            if getattr(member, "silent", ""):
-                continue
             try:
+                if getattr(member, "silent", ""):
+                    continue
                 answer = self._ask(place, batch, memory.states[place], episode_start, deterministic)
                 says, sure = (np.asarray(part, np.float64) for part in answer[:2])
                 if says.shape != (shape[0], shape[2]) or sure.shape != says.shape:
@@ -218,7 +218,7 @@ class EnsembleAgent(Agent):
     def _ask(self, place: int, batch: Observation, state: Any, episode_start: Any, deterministic: bool) -> Any:
         member = self.members[place]
         if not self.settings.timeout:
-            return member.vote(batch, state, episode_start, deterministic)
+            return member.vote(batch.copy(), state, episode_start, deterministic)  # who writes into it, does to its own
         earlier = self._asked[place]
         if earlier is not None and earlier.is_alive():
             raise TimeoutError("it still works on an earlier question")

@@ -57,7 +57,8 @@ def build(
     """
     if not paths or len(paths) > MOST:
         raise ConfigError(f"{len(paths)} members: an ensemble has 1 to {MOST}")
-    for name in roles or {}:
+    roles = {str(Path(name)): role for name, role in (roles or {}).items()}  # dir/ is dir
+    for name in roles:
         if name not in map(str, paths):
             raise ConfigError(f"role of {name!r}: it is no member; members: {', '.join(map(str, paths))}")
     members = [artefact.load(path) for path in paths]
@@ -82,7 +83,7 @@ def build(
                 f"{path}: its feature scaler differs from {first.name!r}'s: it was trained on other bars"
             )
     game = game_of(family, replace(whole_split(config, "train"), scaler=first.scaler))
-    own = [(roles or {}).get(str(path)) or role_of(member) for path, member in zip(paths, members, strict=True)]
+    own = [roles.get(str(path)) or role_of(member) for path, member in zip(paths, members, strict=True)]
     ensemble = EnsembleAgent(members, own, settings, weights)
     ensemble.check(game)
     ensemble.scaler = first.scaler

@@ -188,7 +188,8 @@ def rebalance(a: Floats, market: Floats, row: int, contract: Floats) -> None:
             size, side = order * equity / opened, (1.0 if change > 0.0 else -1.0)
             if quantity * change < 0.0:
                 reduced = abs(quantity) if size >= abs(quantity) * (1.0 - 1e-12) else whole_lots(size, lot)
-                size = max(size - abs(quantity), 0.0) if reduced == abs(quantity) else 0.0
+                beyond = reduced == abs(quantity) and size > abs(quantity) * (1.0 + 1e-12)  # else it is closed exactly
+                size = size - abs(quantity) if beyond else 0.0
             added = whole_lots(size, lot)
             if (reduced + added) * opened < contract[c.MINIMUM_NOTIONAL]:
                 reduced = added = 0.0

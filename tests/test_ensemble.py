@@ -351,6 +351,37 @@ def test_who_has_nothing_to_say_is_left_out_and_who_abstains_makes_it_less_sure(
     assert not ensemble.failures
 
 
+def test_who_fails_to_say_whether_it_is_silent_is_left_out() -> None:
+    class Torn(Says):
+        @property
+        def silent(self) -> str:
+            raise RuntimeError("no table")
+
+    ensemble = seated(Clock(walking()), [Torn(1.0, name="torn"), Says(-1.0)])
+    assert label(ensemble) == -1
+    assert ensemble.failures == {"torn": 1}
+
+
+@pytest.mark.parametrize("timeout", [0.0, 30.0])
+def test_who_writes_into_what_it_sees_changes_nobody_elses_view(timeout: float) -> None:
+    class Writes(Says):
+        def vote(self, observation: Any, *words: Any) -> Any:
+            observation[:] = np.nan
+            return super().vote(observation, *words)
+
+    class Reads(Says):
+        def vote(self, observation: Any, *words: Any) -> Any:
+            assert np.isfinite(observation).all()
+            return super().vote(observation, *words)
+
+    seen = np.array([[0.25]], np.float32)
+    ensemble = seated(Clock(walking()), [Writes(0.0, 0.0), Reads(0.0, 0.0)], ("exposure",), timeout=timeout)
+    action, _ = ensemble.predict(seen)
+    assert not ensemble.failures
+    assert seen[0, 0] == 0.25
+    assert action[0, 0] == 0.25, "and HOLD keeps what is held"
+
+
 @pytest.mark.parametrize("unsure", ["keep", "flat"])
 @pytest.mark.parametrize("combine", ["vote", "select"])
 def test_where_all_fail_the_ensemble_holds(unsure: str, combine: str) -> None:
@@ -485,6 +516,19 @@ def test_high_confidence_signals_are_counted_per_day() -> None:
     assert ensemble.report().endswith("failures: none")
 
 
+def test_an_agent_that_is_named_twice_or_beside_its_ensemble_is_one_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else it would be two runs with an interval of no width, two trials, and two strategies of the PBO."""
+    words = [str(folder / name) for name in ("all", "follow", "ppo", "ppo")]
+    assert regimegym.main(["evaluate", *words, "--split", "validation", "--quiet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["agents"]) == ["last_return", "ensemble", "last_return (3)", "ppo seed 0"]
+    assert not [name for name in found["table"] if "runs (IQM)" in name]
+    assert found["overfitting"]["strategies"] == 4
+    assert "1 of 4 agents are the same" in caplog.text
+
+
 def test_a_changed_leverage_is_refused_by_every_member(folder: Path) -> None:
     with pytest.raises(ArtefactError, match="leverage"):
         agents.load(folder / "all").check(build_env("PerpFutures", bars=BARS, split="test", leverage=7))
@@ -587,7 +631,7 @@ def test_policies_of_several_ids_act_where_the_encoder_is_and_say_where_they_com
 
 def test_a_role_of_ones_own_has_its_weight(folder: Path, tmp_path: Path) -> None:
     paths = [folder / "follow", folder / "ppo"]
-    ensemble = build(paths, None, {"tft": 0.9}, {str(paths[0]): "tft"})
+    ensemble = build(paths, None, {"tft": 0.9}, {f"{paths[0]}/": "tft"})
     save(tmp_path, ensemble, paths)
     read = agents.load(tmp_path)
     assert read.roles == ("tft", "rl")

@@ -393,10 +393,29 @@ def test_names_and_settings_are_checked_with_the_nearest_one() -> None:
     for name, wrong in (
         ("garch", {"bars": 0}), ("garch", {"calm": 0.0}), ("mean_reversion", {"level": 0.0}),
         ("mean_reversion", {"entry": 4.0}), ("boosting", {"margin": 0.5}), ("boosting", {"trees": 0}),
-        ("sentiment", {"hours": 0.0}),
+        ("sentiment", {"hours": 0.0}), ("boosting", {"rate": "fast"}), ("boosting", {"seed": 1.5}),
+        ("boosting", {"seed": -1}), ("boosting", {"horizon": True}), ("boosting", {"depth": 3.0}),
+        ("garch", {"entry": None}), ("garch", {"calm": True}), ("garch", {"full": float("inf")}),
+        ("mean_reversion", {"companion": 5}), ("mean_reversion", {"window": [4.0]}),
     ):  # fmt: skip
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
             signals.make(name, **wrong)
+    for own in ("name", "member"):  # of the class, no settings
+        with pytest.raises(UnknownNameError, match=own) as told:
+            signals.make("boosting", **{own: "x"})
+        assert f"Valid: {own}" not in str(told.value)
+        assert ", member" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "date,words\n1,2\n", 'time,headline\n"2024', "time,headline\nsoon,Funds rally\n"]
+)
+def test_headlines_that_cannot_be_read_are_told_when_the_signal_is_fitted(text: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "news.csv"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises((ConfigError, DataError)):
+        Sentiment(headlines=str(file)).fit(load_bars(BARS))
 
 
 @pytest.mark.parametrize(

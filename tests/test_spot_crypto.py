@@ -411,6 +411,31 @@ def test_impact_is_that_of_the_order_that_was_filled() -> None:
     assert info["impact_cost"] == pytest.approx(info["traded"] * daily * math.sqrt(info["traded"] / value), rel=1e-9)
 
 
+def check_closed_is_nothing(kernel: Any = None) -> None:
+    """Without lots a sale of everything leaves nothing, and no dust on the other side of it."""
+    random = np.random.default_rng(SEED)
+    config = SpotCryptoConfig(
+        bars=basket_market(), episode_bars=0, rebalance_band=0.0, minimum_notional=0.0, lot_step=0.0
+    )
+    game = game_of("SpotCrypto", config)
+    env = SpotCryptoEnv(game if kernel is None else replace(game, kernel=kernel), SpotCrypto.action_space(config))
+    env.reset(seed=SEED)
+    for _ in range(150):
+        *_, info = env.step(random.uniform(0.0, 1.0, 3) * (random.random(3) < 0.5))
+        assert min(info["BTC_quantity"], info["ETH_quantity"], info["SOL_quantity"]) >= 0.0
+
+
+def test_without_lots_what_is_sold_is_gone_and_never_short() -> None:
+    check_closed_is_nothing()
+
+
+def test_mutant_dust_on_the_other_side_is_found() -> None:
+    with pytest.raises(AssertionError):
+        check_closed_is_nothing(
+            twin(("beyond = reduced == abs(quantity) and size >", "beyond = size >="), ("(1.0 + 1e-12)", "1.0"))
+        )
+
+
 # ---- shorts -----------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ lives outside the package is registered under a name with :func:`register`, or o
 from __future__ import annotations
 
 import importlib
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from markets.errors import ConfigError, unknown
@@ -47,7 +48,7 @@ def signal_kind(name: str) -> type[SignalModel]:
     return _imported(SIGNALS[name])
 
 
-def make(name: str, **settings: Any) -> SignalModel:
+def make(name: str, /, **settings: Any) -> SignalModel:
     """Make the model ``name``, not fitted yet.
 
     Raises:
@@ -55,7 +56,7 @@ def make(name: str, **settings: Any) -> SignalModel:
         ConfigError: a setting that cannot work.
     """
     kind = signal_kind(name)
-    valid = tuple(kind.__dataclass_fields__)
+    valid = tuple(item.name for item in fields(kind))
     for key in settings:
         if key not in valid:
             raise unknown(f"setting of signal {name!r}", key, valid)

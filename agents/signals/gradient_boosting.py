@@ -26,6 +26,7 @@ from markets.errors import ConfigError, DataError, require
 
 FEWEST = 300  # labelled rows to fit on
 HELD_OUT = 0.2  # of the training range, to choose the number of trees on
+LARGEST_SEED = 2**31 - 1  # of xgboost
 PATIENCE = 20  # trees without gain
 
 
@@ -56,10 +57,12 @@ class GradientBoosting(SignalModel):
     def check(self) -> None:
         """Raise for a setting that cannot work."""
         for name in ("horizon", "trees", "depth"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+            if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be a whole number from 1")
         if not 0.0 <= self.margin < 0.5:
             raise ConfigError(f"margin={self.margin!r} must lie in [0, 0.5)")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ConfigError(f"seed={self.seed!r} must be a whole number from 0 to {LARGEST_SEED}")
         if not 0.0 < self.rate <= 1.0 or not 0.0 < self.rows <= 1.0:
             raise ConfigError(f"rate={self.rate!r} and rows={self.rows!r} must lie in (0, 1]")
 

@@ -22,6 +22,10 @@ from markets.errors import ConfigError, DataError
 from markets.table import CausalTable
 
 Floats = NDArray[np.float64]
+KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {  # of a setting: what it may be, in words
+    "int": (int, "a whole number"), "float": ((int, float), "a finite number"), "str": (str, "text"),
+    "bool": (bool, "true or false"),
+}  # fmt: skip
 EVENTS = 8  # funding events that a stream remembers
 
 
@@ -54,10 +58,22 @@ class SignalModel:
         self.fitted: dict[str, Any] | None = None
         self.symbols: tuple[str, ...] = ()
         self.train_end: np.datetime64 | None = None
+        self._check_kinds()
         self.check()
 
     def check(self) -> None:
         """Raise :class:`ConfigError` for a setting that cannot work."""
+
+    def _check_kinds(self) -> None:
+        """Raise where a setting is of another kind than its field, so that ``check`` compares numbers with numbers."""
+        for item in fields(self):
+            value, kind = getattr(self, item.name), str(getattr(item.type, "__name__", item.type))
+            if kind not in KINDS:  # of a model from elsewhere, which checks it itself
+                continue
+            types, words = KINDS[kind]
+            fits = isinstance(value, types) and isinstance(value, bool) == (kind == "bool")
+            if not fits or (isinstance(value, float) and not np.isfinite(value)):
+                raise ConfigError(f"{item.name}={value!r} of signal {self.name!r} must be {words}")
 
     def fit(self, bars: Bars) -> Self:
         """Fit on ``bars``, all of them: pass the training range only; returns self.

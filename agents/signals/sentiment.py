@@ -24,6 +24,7 @@ from agents.signals.model import Floats, SignalModel, Votes
 from markets import sources
 from markets.bars import Bars, as_time
 from markets.errors import ConfigError, DataError
+from markets.sources.files import read_table
 
 POSITIVE = frozenset([
     "adopt", "adoption", "advance", "approval", "approve", "beat", "bullish", "boom", "breakthrough", "climb",
@@ -73,7 +74,8 @@ class Sentiment(SignalModel):
         return self
 
     def learn(self, bars: Bars) -> dict[str, Any]:
-        """Return nothing: the word lists are fixed."""
+        """Return nothing, the word lists are fixed; a file that cannot be read is told here, not at the first walk."""
+        self._read()
         return {}
 
     @property
@@ -114,10 +116,8 @@ class Sentiment(SignalModel):
 
     def _read(self) -> tuple[NDArray[np.datetime64], Floats]:
         if self._given is None and self.headlines:
-            import pandas as pd
-
             path = sources.find(self.headlines)
-            table = pd.read_csv(path)
+            table = read_table(path, "csv")
             missing = {"time", "headline"} - set(table.columns)
             if missing:
                 raise DataError(f"{path}: column {sorted(missing)[0]!r} is missing; time and headline are needed")
