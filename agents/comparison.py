@@ -7,6 +7,7 @@ idle account, by the classes of :mod:`agents.selection`.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -162,10 +163,11 @@ def _check_same(path: Path, agent: Any, first: Any) -> None:
 def _names(agents: Sequence[Any]) -> list[str]:
     """Name agents by recipe, and seed where they were trained with one, with a counter where that repeats."""
     names: list[str] = []
+    counts: Counter[str] = Counter()
     for agent, title in zip(agents, _titles(agents), strict=True):
-        seed = f" seed {agent.manifest['seed']}" if isinstance(agent, PolicyAgent) else ""
-        name = f"{title}{seed}"
-        names.append(name if name not in names else f"{name} ({len(names) + 1})")
+        name = title + (f" seed {agent.manifest['seed']}" if isinstance(agent, PolicyAgent) else "")
+        counts[name] += 1
+        names.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
     return names
 
 

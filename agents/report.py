@@ -181,6 +181,9 @@ def _of_trials(evaluation: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+SHOWN = 8  # candidates named in a sentence
+
+
 def _of_selection(found: Mapping[str, Any] | None) -> list[str]:
     """Return which agent validation would go on with, and how little that may mean."""
     if found is None:
@@ -189,6 +192,7 @@ def _of_selection(found: Mapping[str, Any] | None) -> list[str]:
         f"{name} {with_interval(row['sharpe'], row['interval'], 1.0, '')} ({row['class']})"
         for name, row in found["candidates"].items()
     ]
+    shown[SHOWN:] = [f"{len(shown) - SHOWN} more in the JSON"] if len(shown) > SHOWN else []
     lead = "ahead of the second" if found["ahead"] else "not surely ahead of the second"
     sure = "its interval lies above 0" if found["skilled"] else "its interval does not lie above 0"
     sentences = [
@@ -197,9 +201,9 @@ def _of_selection(found: Mapping[str, Any] | None) -> list[str]:
         "bound counts; who hardly trades is flat. Intervals are not corrected for the choice, DSR is."
     ]
     if found["seen_by"]:
-        sentences.append(
-            f"Weights of {', '.join(found['seen_by'])} were chosen on validation before, which flatters them in it."
-        )
+        seen = found["seen_by"]
+        who = ", ".join(seen) if len(seen) <= SHOWN else f"{len(seen)} of {len(found['candidates'])}"
+        sentences.append(f"Weights of {who} were chosen on validation before, which flatters them in it.")
     if found["in_sample"]:
         sentences.append("**IN SAMPLE**: scaler or encoder were fitted on bars of the validation split.")
     return sentences

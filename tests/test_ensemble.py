@@ -492,7 +492,7 @@ def test_evaluate_prints_members_ensemble_and_baselines_in_one_table(
     assert regimegym.main(["evaluate", str(folder / "all"), "--split", "validation", "--quiet", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     names = list(found["table"])
-    assert names[-4:] == ["last_return", "ppo seed 0", "last_return (3)", "ensemble"]
+    assert names[-4:] == ["last_return", "ppo seed 0", "last_return (2)", "ensemble"]
     assert {"idle", "buy-and-hold"} <= set(names)
     assert found["rows"]["ensemble"]["turnover_per_year"] > 0.0
     rate = re.search(r"confidence >= 0.5 on (\d+\.\d\d) bars a day, (\d+\.\d\d) of them new", found["remarks"][0])
@@ -523,7 +523,7 @@ def test_an_agent_that_is_named_twice_or_beside_its_ensemble_is_one_run(
     words = [str(folder / name) for name in ("all", "follow", "ppo", "ppo")]
     assert regimegym.main(["evaluate", *words, "--split", "validation", "--quiet", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found["agents"]) == ["last_return", "ensemble", "last_return (3)", "ppo seed 0"]
+    assert list(found["agents"]) == ["last_return", "ensemble", "last_return (2)", "ppo seed 0"]
     assert not [name for name in found["table"] if "runs (IQM)" in name]
     assert found["overfitting"]["strategies"] == 4
     assert "1 of 4 agents are the same" in caplog.text
