@@ -195,8 +195,10 @@ def _of_selection(found: Mapping[str, Any] | None) -> list[str]:
     shown[SHOWN:] = [f"{len(shown) - SHOWN} more in the JSON"] if len(shown) > SHOWN else []
     lead = "ahead of the second" if found["ahead"] else "not surely ahead of the second"
     sure = "its interval lies above 0" if found["skilled"] else "its interval does not lie above 0"
+    earned = found["candidates"][found["chosen"]]["class"] == "earning"
+    verdict = f"{sure}, {lead}" if earned else "nobody earned anything that counts"
     sentences = [
-        f"**Best by validation** ({found['first'][:10]} to {found['last'][:10]}): {found['chosen']}; {sure}, {lead}. "
+        f"**Best by validation** ({found['first'][:10]} to {found['last'][:10]}): {found['chosen']}; {verdict}. "
         f"Sharpe [95 %]: {', '.join(shown)}. Earning comes before flat and flat before losing, then the highest lower "
         "bound counts; who hardly trades is flat. Intervals are not corrected for the choice, DSR is."
     ]

@@ -9,7 +9,7 @@ agents are put into classes first:
 2. *earning*: it trades (:func:`trades`), and its Sharpe ratio is above 0. Among them the highest lower bound of its
    interval is taken.
 1. *flat*: it does not trade, or hardly, and did not lose; the ratio means nothing and is reported as 0 without an
-   interval. The highest mean is taken.
+   interval. The highest mean is taken, where that of a few trades counts as 0: it is luck.
 0. *losing*: the rest; the highest lower bound is taken. A loss without spread comes last of all.
 
 The highest class that is not empty wins. So idle is chosen where everything else lost, and only there.
@@ -95,11 +95,13 @@ def select(
     if len(set(lengths.values())) > 1:
         raise ConfigError(f"returns cover unequal periods, {lengths}: agents are compared over the same ones")
     found: dict[str, Candidate] = {}
+    lucky = set()
     for name, values in series.items():
         mean = float(values.mean())
         moving = bool(trades(values, 0.0))
         if mean >= 0.0 and not trades(values):
             found[name] = Candidate(0.0, None, mean, FLAT)
+            lucky |= {name} if moving else set()
             continue
         if not moving:
             found[name] = Candidate(0.0, None, mean, LOSING)
@@ -109,7 +111,7 @@ def select(
         )
         rank = EARNING if mean > 0.0 else LOSING
         found[name] = Candidate(mean / float(values.std(ddof=1)), bounds, mean, rank)
-    order = sorted(found, key=lambda name: _merit(found[name]), reverse=True)
+    order = sorted(found, key=lambda name: _merit(found[name], name in lucky), reverse=True)
     best = found[order[0]]
     ahead = False
     if len(order) > 1 and best.interval is not None and found[order[1]].interval is not None:
@@ -142,6 +144,6 @@ def best_of(returns: Array, errors: float = 1.0, activity: float = ACTIVITY) -> 
     return best if standing[best] - errors > 0.0 else -1
 
 
-def _merit(candidate: Candidate) -> tuple[int, float, float]:
+def _merit(candidate: Candidate, lucky: bool) -> tuple[int, float, float]:
     low = -np.inf if candidate.interval is None else candidate.interval[0]
-    return candidate.rank, 0.0 if candidate.rank == FLAT else float(low), candidate.mean
+    return candidate.rank, 0.0 if candidate.rank == FLAT else float(low), 0.0 if lucky else candidate.mean

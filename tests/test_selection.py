@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents import report
 from agents.bootstrap import confidence_interval
 from agents.selection import EARNING, FLAT, LOSING, Candidate, Selection, best_of, select, trades
 from markets.errors import ConfigError
@@ -94,6 +95,7 @@ def test_a_record_without_spread_has_no_ratio_and_a_class_of_its_own(constant: f
 def test_of_flat_records_the_one_that_earns_is_chosen_and_a_tie_goes_to_the_first() -> None:
     assert select({"idle": FLAT_AGENT, "carry": np.full(BARS, 1e-5)}, 10.0).name == "carry"
     assert select({"one": FLAT_AGENT, "two": FLAT_AGENT}, 10.0).name == "one"
+    assert select({"idle": FLAT_AGENT, "lucky": LUCKY_AGENT, "losing": earning(-0.1)}, 10.0).name == "idle"
     assert select({"bleeding": np.full(BARS, -1e-5), "losing": earning(-0.1)}, 10.0).name == "losing"
 
 
@@ -164,3 +166,23 @@ def test_both_faces_agree_where_the_lead_is_clear_and_ties_go_to_the_first() -> 
     twice = {"one": earning(0.3), "two": earning(0.3)}
     assert select(twice, 5.0).name == "one"
     assert best_of(np.stack(list(twice.values()), axis=1)) == 0
+
+
+# In the report
+
+
+def told(chosen: str, kind: str, skilled: bool = False, ahead: bool = False) -> str:
+    rows = {chosen: {"sharpe": 1.0, "interval": [-1.0, 3.0] if kind == "earning" else None, "class": kind}}
+    found = {
+        "chosen": chosen, "skilled": skilled, "ahead": ahead, "candidates": rows, "first": "2024-01-01T00:00",
+        "last": "2024-06-01T00:00", "in_sample": False, "seen_by": [],
+    }  # fmt: skip
+    facts = {"split": "test", "source": "s", "first": "2024", "last": "2025", "periods_per_year": 8760.0, "touches": 1}
+    return "\n".join(report.notes({**facts, "selection": found}))
+
+
+def test_the_report_says_whom_validation_chose_and_how_little_that_may_mean() -> None:
+    assert "a; its interval does not lie above 0, not surely ahead of the second." in told("a", "earning")
+    assert "a; its interval lies above 0, ahead of the second." in told("a", "earning", True, True)
+    assert "idle; nobody earned anything that counts." in told("idle", "flat")
+    assert "a; nobody earned" in told("a", "losing")
