@@ -98,7 +98,7 @@ def bars_from_frame(
 def _tell_gaps(times: Times, length: np.timedelta64, what: str) -> None:
     """Say once, at loading, how much is missing: positions are carried over gaps, and a market that closes has many."""
     steps = np.diff(times) / length
-    if len(steps) and steps.max() > 1.0:
+    if len(steps) and steps.max() > 1.0 and steps.min() > 0.0:  # what is not in order is refused, not counted
         missing = round(float(steps.sum()) - len(steps))
         _log.warning(
             "%s: %d gaps, %d bars are missing (longest gap %d bars); positions are carried over them. "

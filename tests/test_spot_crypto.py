@@ -253,6 +253,13 @@ def test_rewards_telescope_and_their_terms_add_up() -> None:
         SpotCryptoConfig(reward="profit=1,log_return=1")
 
 
+@pytest.mark.parametrize("name", ["random_start", "allow_short", "allow_in_sample"])
+def test_a_word_is_no_truth_value(name: str) -> None:
+    """``random_start="no"`` would be taken as true."""
+    with pytest.raises(ConfigError, match=f"{name}='no' must be True"):
+        SpotCryptoConfig(**{name: "no"})  # type: ignore[arg-type]
+
+
 def test_a_larger_account_has_the_same_returns_where_its_orders_have_no_impact() -> None:
     """E28."""
     random = np.random.default_rng(SEED)
@@ -531,8 +538,11 @@ def test_several_files_are_one_basket(tmp_path: Any) -> None:
     (tmp_path / "SOLUSDT.csv").write_text((tmp_path / "ETHUSDT.csv").read_text())
     again = sources.load(f"csv:{files}?symbols=BTCUSDT,ETHUSDT,SOLUSDT&interval=1h")
     assert again.hash != loaded.hash, "a file that changed is read again"
-    with pytest.raises(ConfigError, match="names 2 symbols for 3 files"):
-        sources.load(f"csv:{files}?symbols=BTCUSDT,ETHUSDT")
+    spaced = sources.load(f"csv:{files}?symbols=BTCUSDT, ETHUSDT ,SOLUSDT&interval=1h")
+    assert spaced.symbols == bars.symbols, "a space would cost them their contracts"
+    for wrong in ("BTCUSDT,ETHUSDT", "BTCUSDT,ETHUSDT,", "BTCUSDT,,SOLUSDT", ",,"):
+        with pytest.raises(ConfigError, match=r"names . symbols for 3 files: name each once"):
+            sources.load(f"csv:{files}?symbols={wrong}")
     with pytest.raises(ConfigError, match="symbol='X' is for one file"):
         sources.load(f"csv:{files}?symbols=BTCUSDT,ETHUSDT,SOLUSDT&symbol=X")
 
