@@ -71,6 +71,8 @@ def requirements(game: Game) -> dict[str, Any]:
     columns that are hidden, where some are."""
     family, config = game.recipe
     sizes = {name: getattr(config, name) for name in ACTION_ARGUMENTS if hasattr(config, name)}
+    if getattr(config, "allow_short", False):  # a negative weight sells short; without it it is no position
+        sizes |= {"allow_short": True, "gross_limit": float(config.gross_limit)}
     hidden = {} if game.hidden is None else {"hide": ",".join(sorted(game.all_names[k] for k in game.hidden[0]))}
     return {"family": family, **sizes, **hidden}
 

@@ -65,7 +65,13 @@ def probability_of_overfitting(returns: npt.ArrayLike, blocks: int = BLOCKS) -> 
     table = np.asarray(returns, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] < 2:
         raise ConfigError(f"returns has shape {table.shape}, expected (periods, strategies) with at least 2 strategies")
-    if blocks < 2 or blocks % 2 or blocks > BLOCKS:
+    if (
+        isinstance(blocks, bool)
+        or not isinstance(blocks, int | np.integer)
+        or blocks < 2
+        or blocks % 2
+        or blocks > BLOCKS
+    ):
         raise ConfigError(f"blocks={blocks!r} must be even, from 2 to {BLOCKS}")
     rows, size = len(table), len(table) // blocks
     if size < 2:

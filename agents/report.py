@@ -7,6 +7,7 @@ how many actions were illegal, and no funding or liquidation.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from agents import daily
 from agents.option_samples import FITTED_FROM, FITTED_UNTIL
 from markets.errors import require
 from markets.session_calendar import SESSIONS_PER_YEAR
+from markets.storage import replace_file
 
 COLUMNS = (
     "agent", "total return [95 %]", "Sharpe [95 %]", "DSR", "max drawdown", "exposure", "turnover/yr", "fees",
@@ -251,10 +253,11 @@ def write_ledger(evaluation: Mapping[str, Any], folder: Path, name: str) -> dict
     written = {}
     for what, (headings, rows) in daily.tables(evaluation["walks"]).items():
         written[what] = f"{name}-{what}.csv"
-        with open(folder / written[what], "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, headings)
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, headings)
+        writer.writeheader()
+        writer.writerows(rows)
+        replace_file(folder / written[what], text.getvalue().encode())
     return written
 
 

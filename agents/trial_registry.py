@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,10 +97,10 @@ def trials_on(bars: Collection[str], agents: Sequence[Mapping[str, Any]] = (), p
     for entry in _entries(trial_log()):
         try:
             key, configuration = (entry["bars"], entry["run"]), entry["configuration"]
-            if entry["bars"] not in bars:
+            if not all(isinstance(part, str) for part in (*key, configuration)) or entry["bars"] not in bars:
                 continue
             score = _per_period(entry["sharpe"], entry["periods_per_year"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, ArithmeticError):
             continue
         runs[key] = configuration, runs.get(key, ("", None))[1] if score is None else score
     scores = [score for _, score in runs.values() if score is not None]
@@ -134,7 +135,7 @@ def overlapping_touches(game: Game) -> int:
         if not isinstance(split, str) or split == _split(game):
             continue
         bars, *rows = split.rsplit(":", 2)
-        if bars == game.bars.hash and len(rows) == 2 and all(row.isdecimal() for row in rows):
+        if bars == game.bars.hash and len(rows) == 2 and all(row.isdecimal() and len(row) < 20 for row in rows):
             count += int(rows[0]) <= game.last and int(rows[1]) >= game.first
     return count
 
@@ -159,8 +160,8 @@ def _names(run: Mapping[str, Any]) -> tuple[str, str]:
 def _per_period(sharpe: Any, periods_per_year: Any) -> float | None:
     if sharpe is None:
         return None
-    value = float(sharpe) / float(np.sqrt(float(periods_per_year)))
-    return value if np.isfinite(value) else None
+    value = float(sharpe) / math.sqrt(float(periods_per_year))
+    return value if math.isfinite(value) else None
 
 
 def _append(path: Path, entry: Mapping[str, Any]) -> None:

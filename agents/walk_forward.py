@@ -266,6 +266,12 @@ def _kept(config: WalkForwardConfig, part: Part) -> dict[str, Any] | None:
     try:
         row: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = row["identity"]
+        if (
+            not isinstance(found, dict)
+            or not row["scores"][AGENT]
+            or not all(row["returns"][name] for name in row["scores"])
+        ):
+            raise ValueError("identity, scores or returns are of another kind")
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

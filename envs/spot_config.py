@@ -98,6 +98,8 @@ class SpotCryptoConfig:
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
                 hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""
                 raise ConfigError(f"{name} must be text, not {type(getattr(self, name)).__name__}{hint}")
+        if self.random_start not in (None, True, False):
+            raise ConfigError(f"random_start={self.random_start!r} must be True, False or None")
         for name in ("allow_in_sample", "allow_short"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")

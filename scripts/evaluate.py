@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from markets.errors import InSampleError, MissingExtraError
+from markets.storage import replace_file
 from scripts import folders
 from scripts.arguments import add_env_arguments, pairs
 from scripts.signals import add_signals, register
@@ -67,8 +68,8 @@ def run(options: argparse.Namespace) -> int:
     content = {key: value for key, value in result.items() if key != "walks"} | {"flags": report.flags(result)}
     if ledger:
         content["ledger"] = ledger
-    (out / f"{name}.json").write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
-    (out / f"{name}.md").write_text(report.markdown(result, result["table"]), encoding="utf-8")
+    replace_file(out / f"{name}.json", json.dumps(content, indent=1, allow_nan=False).encode())
+    replace_file(out / f"{name}.md", report.markdown(result, result["table"]).encode())
     if options.json:
         sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
     else:

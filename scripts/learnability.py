@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from markets.storage import replace_file
 from scripts import folders
 from scripts.arguments import whole
 
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     result = measure(config, _log.info)
     text = json.dumps(result, indent=1) + "\n"
     if options.out is not None:
-        (options.out / "learnability.json").write_text(text, encoding="utf-8")
+        replace_file(options.out / "learnability.json", text.encode())
     if options.json:
         sys.stdout.write(text)
     else:

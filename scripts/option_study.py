@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from markets.errors import ConfigError
+from markets.storage import replace_file
 from scripts import folders
 from scripts.arguments import add_env_arguments, pairs, whole
 
@@ -63,8 +64,8 @@ def run(options: argparse.Namespace) -> int:
     text = json.dumps(result, indent=1) + "\n"
     table = _shown(options.study, result)
     if options.out is not None:
-        (options.out / f"{options.study}.json").write_text(text, encoding="utf-8")
-        (options.out / f"{options.study}.txt").write_text(table, encoding="utf-8")
+        replace_file(options.out / f"{options.study}.json", text.encode())
+        replace_file(options.out / f"{options.study}.txt", table.encode())
         if options.png:
             from agents.option_pictures import draw
 

@@ -534,6 +534,10 @@ def test_gaps_are_told_at_loading_with_their_number_and_a_whole_file_says_nothin
     Bars.from_frame(frame.drop(frame.index[[10, 11, 12, 30]]), symbol="BTCUSDT")
     (record,) = caplog.records
     assert "2 gaps, 4 bars are missing (longest gap 3 bars)" in record.getMessage()
+    caplog.clear()
+    with pytest.raises(DataError, match="sort the rows by time"):
+        Bars.from_frame(frame.iloc[[*range(10), 11, 10, *range(12, 50)]], symbol="BTCUSDT")
+    assert not caplog.records, "what is not in order has no gaps to count"
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_one_trial_is_judged_against_zero_and_more_trials_weigh_more() -> None:
         (lambda: minimum_backtest_years(3, 0.0), r"sharpe=0\.0"),
         (lambda: probability_of_overfitting(np.zeros((50, 1))), r"shape \(50, 1\)"),
         (lambda: probability_of_overfitting(np.zeros((50, 3)), 5), "blocks=5"),
+        (lambda: probability_of_overfitting(np.zeros((50, 3)), 4.0), "blocks=4.0"),  # type: ignore[arg-type]
         (lambda: probability_of_overfitting(np.zeros((20, 3)), 16), "blocks=16: 20 rows"),
         (lambda: probability_of_overfitting(np.full((50, 3), np.nan), 4), r"returns\[0, 0\]=nan"),
     ],

@@ -529,6 +529,21 @@ def test_an_agent_that_is_named_twice_or_beside_its_ensemble_is_one_run(
     assert "1 of 4 agents are the same" in caplog.text
 
 
+def test_a_report_that_cannot_be_written_leaves_the_old_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    words = ["evaluate", str(folder / "follow"), "--split", "validation", "--quiet", "--json", "--out", str(tmp_path)]
+    assert regimegym.main(words) == 0
+    before = (tmp_path / "evaluation-validation.json").read_bytes()
+    monkeypatch.setattr("markets.storage.os.fsync", full)
+    assert regimegym.main(words) != 0
+    assert (tmp_path / "evaluation-validation.json").read_bytes() == before
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
 def test_a_changed_leverage_is_refused_by_every_member(folder: Path) -> None:
     with pytest.raises(ArtefactError, match="leverage"):
         agents.load(folder / "all").check(build_env("PerpFutures", bars=BARS, split="test", leverage=7))

@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from registered import BASKET, HOUR, basket_market, make, make_on
+from signal_toys import LastReturn
 
 import agents.answers
 import agents.baselines
 import agents.benchmark
 import envs.make
 from agents import lookahead
+from agents.signals.agent import fit_signal
 from envs import spot_columns as c
 from envs import spot_kernel
 from envs.make import build, game_of
@@ -30,7 +32,7 @@ from envs.spot_crypto import SpotCrypto, SpotCryptoEnv
 from markets import sources, spot_features
 from markets.bars import Bars
 from markets.baskets import join_symbols
-from markets.errors import ConfigError, DataError, UnknownNameError
+from markets.errors import ArtefactError, ConfigError, DataError, UnknownNameError
 from markets.sources.files import load_parquet
 from markets.spot import ORDER_PARTIAL, ORDER_STATUS, REJECT_COST, REJECT_FUNDS, REJECT_NO_VOLUME, REJECT_NOTIONAL
 from markets.spot_features import SpotScaler
@@ -251,6 +253,35 @@ def test_rewards_telescope_and_their_terms_add_up() -> None:
     assert totals["sharpe"] != 0.0
     with pytest.raises(ConfigError, match="'profit' and 'log_return' are the same term"):
         SpotCryptoConfig(reward="profit=1,log_return=1")
+
+
+@pytest.mark.parametrize(
+    ("trained", "met", "said"),
+    [
+        ({}, {"allow_short": True}, "argument.allow_short: expected nothing, found True"),
+        ({"allow_short": True}, {}, "argument.allow_short: expected True, found nothing"),
+        ({"allow_short": True}, {"allow_short": True, "gross_limit": 2.0}, "argument.gross_limit: expected 1.5"),
+        ({}, {"gross_limit": 2.0}, ""),  # without shorts it is 1 whatever is given
+        ({}, {"cost_scale": 3.0}, ""),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_negative_weight_that_was_cash_is_no_short(trained: dict[str, Any], met: dict[str, Any], said: str) -> None:
+    """What -1 stands for is part of what an agent was trained on, like a leverage."""
+    agent = fit_signal(LastReturn(), "SpotCrypto-v0", {"bars": BASKET, **trained})
+    game = game_of("SpotCrypto", SpotCryptoConfig(bars=BASKET, **met))
+    if not said:
+        agent.check(game)
+        return
+    with pytest.raises(ArtefactError, match=said):
+        agent.check(game)
+
+
+@pytest.mark.parametrize("name", ["random_start", "allow_short", "allow_in_sample"])
+def test_a_word_is_no_truth_value(name: str) -> None:
+    """``random_start="no"`` would be taken as true."""
+    with pytest.raises(ConfigError, match=f"{name}='no' must be True"):
+        SpotCryptoConfig(**{name: "no"})  # type: ignore[arg-type]
 
 
 def test_a_larger_account_has_the_same_returns_where_its_orders_have_no_impact() -> None:
@@ -548,8 +579,11 @@ def test_several_files_are_one_basket(tmp_path: Any) -> None:
     (tmp_path / "SOLUSDT.csv").write_text((tmp_path / "ETHUSDT.csv").read_text())
     again = sources.load(f"csv:{files}?symbols=BTCUSDT,ETHUSDT,SOLUSDT&interval=1h")
     assert again.hash != loaded.hash, "a file that changed is read again"
-    with pytest.raises(ConfigError, match="names 2 symbols for 3 files"):
-        sources.load(f"csv:{files}?symbols=BTCUSDT,ETHUSDT")
+    spaced = sources.load(f"csv:{files}?symbols=BTCUSDT, ETHUSDT ,SOLUSDT&interval=1h")
+    assert spaced.symbols == bars.symbols, "a space would cost them their contracts"
+    for wrong in ("BTCUSDT,ETHUSDT", "BTCUSDT,ETHUSDT,", "BTCUSDT,,SOLUSDT", ",,"):
+        with pytest.raises(ConfigError, match=r"names . symbols for 3 files: name each once"):
+            sources.load(f"csv:{files}?symbols={wrong}")
     with pytest.raises(ConfigError, match="symbol='X' is for one file"):
         sources.load(f"csv:{files}?symbols=BTCUSDT,ETHUSDT,SOLUSDT&symbol=X")
 

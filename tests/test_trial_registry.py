@@ -120,6 +120,20 @@ def test_a_line_that_a_killed_writer_left_costs_no_other_line() -> None:
     assert trials_on({"hash"}).runs == 3
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"run": []}, {"run": {}}, {"configuration": []}, {"periods_per_year": 0}, {"periods_per_year": -1.0},
+     {"periods_per_year": "often"}, {"sharpe": [1.0]}],
+    ids=str,
+)  # fmt: skip
+def test_a_line_with_numbers_that_cannot_be_is_passed_over(change: dict[str, Any]) -> None:
+    line = {"bars": "hash", "run": "r", "configuration": "c", "sharpe": 1.0, "periods_per_year": HOURS, **change}
+    record_trial(run(), 1.0, HOURS)
+    with open(trial_log(), "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    assert trials_on({"hash"}) == Trials(1, 1, None, 1)
+
+
 def test_an_unwritable_place_is_said_and_tolerated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

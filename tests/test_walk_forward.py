@@ -140,6 +140,17 @@ def test_a_folder_of_another_walk_forward_is_refused(done: dict[str, Any]) -> No
             run(config(done["out"], **changes))
 
 
+@pytest.mark.parametrize(
+    "change", [{"identity": 3}, {"scores": None}, {"returns": {}}, {"scores": {"idle": {}}}], ids=str
+)
+def test_a_fold_file_that_is_none_is_named(change: dict[str, Any], done: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "fold-01").mkdir()
+    row = json.loads((done["out"] / "fold-01" / "fold.json").read_text(encoding="utf-8"))
+    (tmp_path / "fold-01" / "fold.json").write_text(json.dumps({**row, **change}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"fold\.json is no fold of a walk-forward"):
+        run(config(tmp_path))
+
+
 # What a fold sees
 
 

@@ -35,11 +35,12 @@ def _load(kind: str, path: str, options: dict[str, str], specification: str) -> 
     for name in ("funding", "symbol", "vix", "grid"):
         if name in options:
             raise ConfigError(f"{name}={options[name]!r} is for one file, not for several (symbols=...)")
-    named = [] if symbols is None else symbols.split(",")
+    named = [] if symbols is None else [name.strip() for name in symbols.split(",")]  # " BTCUSDT" has no contract
     if len(paths) == 1:  # a long table, or one asset that is named
         paths = paths * len(named)
-    if len(named) != len(paths):
-        raise ConfigError(f"symbols={symbols!r} names {len(named)} symbols for {len(paths)} files: name each once")
+    count = sum(map(bool, named))
+    if not count == len(named) == len(paths):
+        raise ConfigError(f"symbols={symbols!r} names {count} symbols for {len(paths)} files: name each once")
     parts = []
     for file, symbol in zip(paths, named, strict=True):
         try:
@@ -50,6 +51,8 @@ def _load(kind: str, path: str, options: dict[str, str], specification: str) -> 
 
 
 def _load_one(kind: str, path: str, options: dict[str, str], specification: str) -> Bars:
+    if "symbol" in options:
+        options["symbol"] = options["symbol"].strip()
     renames = read_renames(options.pop("rename", ""))
     funding = options.pop("funding", None)
     raw = read_table(find(path), kind)
