@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agents import fit
 from agents.artefact import PolicyAgent, load
 from agents.by_regime import by_regime, regimes_of
 from agents.evaluation import evaluate, over_seeds
@@ -43,7 +44,8 @@ def compare(
     for path, agent in zip(paths, agents, strict=True):
         _check_same(path, agent, first)
     family, config = resolve(first.manifest["env"], {**first.manifest["arguments"], **changes})
-    config = replace(whole_split(config, split), scaler=first.scaler)
+    kept = {key: value for key, value in fit.carried(first).items() if key == "scaler" or key not in changes}
+    config = replace(whole_split(config, split), **kept)
     game = game_of(family, config)
     for agent in agents:
         agent.check(game)
@@ -101,6 +103,10 @@ def _check_same(path: Path, agent: Any, first: Any) -> None:
             )
     if agent.scaler.hash != first.scaler.hash:
         raise ArtefactError(f"{path}: its feature scaler differs from the first agent's: it was trained on other bars")
+    if getattr(agent, "observed", None) != getattr(first, "observed", None):
+        raise ArtefactError(
+            f"{path}: its fitted signals differ from the first agent's; evaluate them in separate calls"
+        )
 
 
 def _names(agents: Sequence[Any]) -> list[str]:

@@ -86,6 +86,7 @@ def expectation(manifest: Mapping[str, Any], scaler: FeatureScaler) -> dict[str,
         "argument": dict(manifest["requires"]),
         "scaler": scaler.hash,
         "encoder": manifest["encoder"],
+        "signals": {row["signal"]: row["hash"] for row in manifest.get("signals", ())},
     }
 
 
@@ -114,7 +115,14 @@ def description(env: Any, reads: Sequence[str]) -> dict[str, Any]:
         found["argument"] = requirements(game)
         found["scaler"] = game.details["scaler"].hash if "scaler" in game.details else None
         found["encoder"] = encoder(game)
+        found["signals"] = signals(game)
     return found
+
+
+def carried(agent: Any) -> dict[str, Any]:
+    """Return the arguments by which an environment takes over what an agent was trained with: scaler and signals."""
+    models = getattr(agent, "observed", None)
+    return {"scaler": agent.scaler, **({} if models is None else {"signals": models})}
 
 
 def told(lines: list[str], manifest: Mapping[str, Any]) -> list[str]:
@@ -134,6 +142,12 @@ def encoder(game: Game) -> dict[str, str] | None:
     """Return name and hash of the encoder whose columns a game serves, or None."""
     value = game.details.get("encoder")
     return None if value is None else {"name": str(value["name"]), "sha256": str(value["sha256"])}
+
+
+def signals(game: Game) -> dict[str, str]:
+    """Return the hash of each fitted signal whose columns a game serves, by its name."""
+    models = game.details.get("signals")
+    return {} if models is None else dict(models.hashes)
 
 
 def _game(env: Any) -> Game | None:
