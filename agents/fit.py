@@ -126,7 +126,17 @@ def carried(agent: Any) -> dict[str, Any]:
 
 
 def told(lines: list[str], manifest: Mapping[str, Any]) -> list[str]:
-    """Sort differences for a reader: an encoder that is missing first, with the way out, instead of its columns."""
+    """Sort differences for a reader: an encoder or signals that are missing first, with the way out, instead of their
+    columns."""
+    models = [line for line in lines if line.startswith("signals.")]
+    if models:
+        own = {line.removeprefix("signals.").partition(":")[0] for line in models}
+        rest = [
+            line for line in lines
+            if line not in models and not any(f"{name}_" in line.partition(":")[0] for name in own)
+        ]  # fmt: skip
+        way = "make the environment with the agent's own arguments, or with signals=agent.observed"
+        return [*models[:-1], f"{models[-1]}: {way}", *rest]
     missing = [line for line in lines if line.startswith("observation.") and line.endswith("found nothing")]
     eyes = [line for line in lines if line.startswith("encoder:")]
     if not eyes or not manifest.get("encoder") or not missing:
