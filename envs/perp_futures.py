@@ -40,7 +40,8 @@ class PerpFuturesEnv(TradingEnv):
     ## Observation space
     Flat float32 ``Box`` with finite bounds: 32 market features known at the close of bar t (:mod:`markets.features`,
     scaled on the training range only), then 9 account columns. ``env.get_wrapper_attr("observation_names")`` names
-    them; ``regimegym envs --columns`` prints formula, unit, bounds and look-back of each.
+    them; ``regimegym envs --columns`` prints formula, unit, bounds and look-back of each. ``signals`` append their
+    columns (``garch_direction``).
 
     ## Rewards
     ``ln(V' / V)`` of equity at mark by default; ``reward="log_return=1,drawdown=0.5"`` weighs named terms

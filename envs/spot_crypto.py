@@ -44,7 +44,8 @@ class SpotCryptoEnv(TradingEnv):
     Flat float32 ``Box`` with finite bounds: 15 market features a coin and the clock, known at the close of bar t
     (:mod:`markets.spot_features`, scaled on the training range only), then weight and last target of each coin, cash,
     gross exposure, log equity, drawdown. ``env.get_wrapper_attr("observation_names")`` names them (``BTC_weight``); an
-    encoder appends its columns for every coin (``ETH_jepa_00``, ``ETH_regime_0``).
+    encoder appends its columns for every coin (``ETH_jepa_00``, ``ETH_regime_0``), and ``signals`` theirs
+    (``ETH_garch_direction``).
 
     ## Rewards
     ``ln(V' / V)`` of equity at the close by default (``profit``, net of all costs);

@@ -211,6 +211,8 @@ def _fitted(name: str, bars: Bars, train_stop: int) -> SignalModel:
             found = _fit(model, training)
             if said[-1]:
                 _write(file, found)
+        if found.status():
+            _log.warning("signal %s: %s", name, found.status())
         _keep(_fits, key, found)
     _fits.move_to_end(key)
     return _fits[key]
@@ -230,8 +232,6 @@ def _fit(model: SignalModel, training: Bars) -> SignalModel:
         raise DataError(
             f"signals: {model.name!r} fitted a number that is not finite on {len(training)} bars"
         ) from error
-    if model.status():
-        _log.warning("signal %s: %s", model.name, model.status())
     return model
 
 
