@@ -35,8 +35,8 @@ def compare(
         ``overfitting`` of :mod:`agents.significance`; ``by_regime`` of :mod:`agents.by_regime` where asked for.
 
     Raises:
-        ArtefactError: the agents were trained on different environments, arguments or feature scalers, or ``changes``
-            make another environment of it than they were trained on.
+        ArtefactError: the agents were trained on different environments, arguments, feature scalers or fitted signals,
+            or ``changes`` make another environment of it than they were trained on.
         ConfigError: a report by regime where nothing tells regimes.
     """
     agents = [load(path) for path in paths]

@@ -136,7 +136,7 @@ def told(lines: list[str], manifest: Mapping[str, Any]) -> list[str]:
             if line not in models and not any(f"{name}_" in line.partition(":")[0] for name in own)
         ]  # fmt: skip
         way = "make the environment with the agent's own arguments, or with signals=agent.observed"
-        return [*models[:-1], f"{models[-1]}: {way}", *rest]
+        return [*models[:-1], f"{models[-1]}: {way}", *told(rest, manifest)]
     missing = [line for line in lines if line.startswith("observation.") and line.endswith("found nothing")]
     eyes = [line for line in lines if line.startswith("encoder:")]
     if not eyes or not manifest.get("encoder") or not missing:
