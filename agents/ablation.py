@@ -234,6 +234,8 @@ def _identity(config: AblationConfig, seed: int, arm: str) -> dict[str, Any]:
         "arguments": _arguments(config, seed, arm), "revealed": config.revealed,
         "bars": game.bars.hash, "scaler": game.details["scaler"].hash, "encoder": fit.encoder(game),
     }  # fmt: skip
+    if fit.signals(game):
+        content["signals"] = fit.signals(game)
     return dict(json.loads(json.dumps(content)))
 
 

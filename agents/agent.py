@@ -10,12 +10,12 @@ an environment and it finds its columns wherever they stand. Agents trained on d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.signals.model import Signal as Signal  # what a vote says of one asset
 from markets.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -24,24 +24,6 @@ if TYPE_CHECKING:
 Observation = NDArray[np.float32]
 Votes = tuple[NDArray[np.float64], NDArray[np.float64], Any]  # direction (B, A), confidence (B, A), state
 THRESHOLD = 0.3  # of an action's size, beyond which it is a vote: 0.3 itself is none
-
-
-@dataclass(frozen=True)
-class Signal:
-    """What a model says of one asset: ``direction`` from -1 (sell) to 1 (buy), and how sure it is, 0 to 1.
-
-    Raises:
-        ConfigError: a number outside its range, or none at all.
-    """
-
-    direction: float
-    confidence: float
-
-    def __post_init__(self) -> None:
-        if not -1.0 <= self.direction <= 1.0:
-            raise ConfigError(f"direction={self.direction!r} must lie in [-1, 1]")
-        if not 0.0 <= self.confidence <= 1.0:
-            raise ConfigError(f"confidence={self.confidence!r} must lie in [0, 1]")
 
 
 class Agent:

@@ -27,6 +27,8 @@ from agents.agent import Agent, Observation
 from agents.differences import differences
 from agents.provenance import versions
 from agents.sb3 import algorithm, policy_arguments
+from encoders.signals import files as signal_files
+from encoders.signals.fitted import MOST, SignalSet
 from envs.make import family_of
 from envs.simulation import Game
 from markets import storage
@@ -49,11 +51,14 @@ class PolicyAgent(Agent):
 
     Attributes:
         manifest: how it was trained (id, arguments, seed, steps, versions).
-        scaler: the feature scaler it was trained with.
+        scaler: the feature scaler it was trained with. observed: the fitted signals it was trained with, None without.
     """
 
-    def __init__(self, policy: BasePolicy, manifest: Mapping[str, Any], scaler: FeatureScaler) -> None:
+    def __init__(
+        self, policy: BasePolicy, manifest: Mapping[str, Any], scaler: FeatureScaler, observed: SignalSet | None = None
+    ) -> None:
         super().__init__()
+        self.observed = observed
         self.policy = policy
         self.manifest = manifest
         self.scaler = scaler
@@ -126,10 +131,11 @@ class PolicyAgent(Agent):
         """Raise unless the policy means in ``env`` what it meant in training; columns may be more, and reordered.
 
         Compared: name, bounds and number type of each column it reads, the action space, the family, the leverage
-        arguments and the feature scaler.
+        arguments, the feature scaler, the encoder and the signals.
 
         Args:
-            beside_encoder: whether a policy that was trained without an encoder may act where there is one.
+            beside_encoder: whether a policy that was trained without an encoder, or without signals, may act where
+                there are some.
 
         Raises:
             ArtefactError: lists every item that differs, with what is expected and what is found.
@@ -137,6 +143,8 @@ class PolicyAgent(Agent):
         found = fit.description(env, self.reads)
         if beside_encoder and self.manifest["encoder"] is None:
             found["encoder"] = None
+        if beside_encoder and self.observed is None:
+            found["signals"] = {}
         lines = differences(fit.expectation(self.manifest, self.scaler), found)
         if lines:
             lines = fit.told(lines, self.manifest)
@@ -147,7 +155,7 @@ class PolicyAgent(Agent):
 
 def save(
     directory: str | Path, policy: BasePolicy, scaler: FeatureScaler, manifest: dict[str, Any],
-    weights: Mapping[str, torch.Tensor] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None, observed: SignalSet | None = None,
 ) -> Path:  # fmt: skip
     """Write ``directory/agent.zip`` and return its path.
 
@@ -155,6 +163,7 @@ def save(
         manifest: what the caller knows: name, algo, policy settings, env id and arguments, observation names and so on;
             spaces, versions and hashes are added here.
         weights: other weights than the policy's present ones.
+        observed: the fitted signals whose columns the policy saw.
     """
     tensors = policy.state_dict() if weights is None else weights
     members = {
@@ -168,6 +177,9 @@ def save(
         "action": fit.plain_space(policy.action_space),
         "versions": versions(),
     }
+    if observed is not None:
+        content["signals"], parts = signal_files.told(observed.models)
+        members |= parts
     return storage.write(Path(directory) / FILE, content, members)
 
 
@@ -199,9 +211,11 @@ def load_policy(path: Path, device: str = "cpu") -> PolicyAgent:
     file = path if path.suffix == ".zip" else path / FILE
     if not file.is_file():
         raise ArtefactError(f"{path}: no {FILE} there; {_instead(path)}")
-    manifest, members = storage.read(file, [POLICY, SCALER])
+    manifest, members = storage.read(file, [POLICY, SCALER], signal_files.places(MOST))
     with storage.naming(file, storage.MANIFEST):
         _check_manifest(manifest)
+        signals = signal_files.retold(manifest["signals"], members) if "signals" in manifest else []
+        observed = SignalSet(signals) if signals else None
     with storage.naming(file, SCALER):
         scaler = _scaler_kind(manifest).from_json(json.loads(members[SCALER]))
     with storage.naming(file, storage.MANIFEST):
@@ -213,7 +227,7 @@ def load_policy(path: Path, device: str = "cpu") -> PolicyAgent:
     other = differences(manifest["versions"], versions())
     if other:
         _log.warning("%s was saved with other versions, its actions may differ: %s", file, "; ".join(other))
-    return PolicyAgent(policy, manifest, scaler)
+    return PolicyAgent(policy, manifest, scaler, observed)
 
 
 def _instead(path: Path) -> str:

@@ -236,8 +236,9 @@ def _other_run(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     elif one.get("bars") != two.get("bars"):
         one["bars"], two["bars"] = f"{named[0] or 'the default market'} as it was then", "other bars under that name"
     if one.get("bars") != two.get("bars") or one.get("arguments") != two.get("arguments"):
-        one.pop("scaler", None)  # it is fitted on the bars, within the dates that the arguments give
-        two.pop("scaler", None)
+        for name in ("scaler", "signals"):  # they are fitted on the bars, within the dates that the arguments give
+            one.pop(name, None)
+            two.pop(name, None)
     return differences(one, two)
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agents import fit
 from agents.artefact import PolicyAgent, load
 from agents.baselines import baselines_of
 from agents.by_regime import by_regime, regimes_of
@@ -49,8 +50,8 @@ def compare(
         :mod:`agents.by_regime` where asked for.
 
     Raises:
-        ArtefactError: the agents were trained on different environments, arguments or feature scalers, or ``changes``
-            make another environment of it than they were trained on.
+        ArtefactError: the agents were trained on different environments, arguments, feature scalers or fitted signals,
+            or ``changes`` make another environment of it than they were trained on.
         ConfigError: a report by regime where nothing tells regimes.
     """
     agents = [load(path) for path in paths]
@@ -58,7 +59,8 @@ def compare(
     for path, agent in zip(paths, agents, strict=True):
         _check_same(path, agent, first)
     family, config = resolve(first.manifest["env"], {**first.manifest["arguments"], **changes})
-    config = replace(whole_split(config, split), scaler=first.scaler)
+    kept = {key: value for key, value in fit.carried(first).items() if key == "scaler" or key not in changes}
+    config = replace(whole_split(config, split), **kept)
     game = game_of(family, config)
     for agent in agents:
         agent.check(game)
@@ -158,6 +160,10 @@ def _check_same(path: Path, agent: Any, first: Any) -> None:
             )
     if agent.scaler.hash != first.scaler.hash:
         raise ArtefactError(f"{path}: its feature scaler differs from the first agent's: it was trained on other bars")
+    if getattr(agent, "observed", None) != getattr(first, "observed", None):
+        raise ArtefactError(
+            f"{path}: its fitted signals differ from the first agent's; evaluate them in separate calls"
+        )
 
 
 def _names(agents: Sequence[Any]) -> list[str]:

@@ -87,6 +87,11 @@ class EnsembleAgent(Agent):
         self._held: list[int] = []
         self._asked: list[_Question | None] = [None] * len(members)
 
+    @property
+    def observed(self) -> Any:
+        """The fitted signals that its members were trained with, None where none was."""
+        return next((found for found in (getattr(member, "observed", None) for member in self.members) if found), None)
+
     def bind(self, observation_names: Sequence[str]) -> Agent:
         """Bind every member, and find the columns that say what is held."""
         names = list(observation_names)
@@ -162,7 +167,7 @@ class EnsembleAgent(Agent):
     def check(self, env: Any) -> None:
         """Raise unless every member that can tell means in ``env`` what it meant where it was trained.
 
-        A member that was trained without an encoder may act beside one: it does not read its columns.
+        A member that was trained without an encoder or signals may act beside them: it does not read their columns.
         """
         from agents.artefact import PolicyAgent
 

@@ -82,7 +82,9 @@ def build(
             raise ArtefactError(
                 f"{path}: its feature scaler differs from {first.name!r}'s: it was trained on other bars"
             )
-    game = game_of(family, replace(whole_split(config, "train"), scaler=first.scaler))
+    observed = next((found for found in (getattr(member, "observed", None) for member in members) if found), None)
+    kept = {**fit.carried(first), **({} if observed is None else {"signals": observed})}
+    game = game_of(family, replace(whole_split(config, "train"), **kept))
     own = [roles.get(str(path)) or role_of(member) for path, member in zip(paths, members, strict=True)]
     ensemble = EnsembleAgent(members, own, settings, weights)
     ensemble.check(game)

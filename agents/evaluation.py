@@ -264,8 +264,8 @@ def evaluate(
 
     Returns:
         ``rows`` (name -> scores of :func:`score`), ``walks`` (name -> :class:`Walk`) and facts about the split;
-        ``in_sample_until`` is the end of what scaler or encoder were fitted on where the split begins before it, and
-        ``model_in_sample`` names the defaults of the option model that were fitted on days of the split.
+        ``in_sample_until`` is the end of what scaler, encoder or signals were fitted on where the split begins before
+        it, and ``model_in_sample`` names the defaults of the option model that were fitted on days of the split.
     """
     game = game_of(family, config)
     if game.details.get("optimistic"):

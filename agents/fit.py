@@ -88,6 +88,7 @@ def expectation(manifest: Mapping[str, Any], scaler: FeatureScaler) -> dict[str,
         "argument": dict(manifest["requires"]),
         "scaler": scaler.hash,
         "encoder": manifest["encoder"],
+        "signals": {row["signal"]: row["hash"] for row in manifest.get("signals", ())},
     }
 
 
@@ -116,11 +117,28 @@ def description(env: Any, reads: Sequence[str]) -> dict[str, Any]:
         found["argument"] = requirements(game)
         found["scaler"] = game.details["scaler"].hash if "scaler" in game.details else None
         found["encoder"] = encoder(game)
+        found["signals"] = signals(game)
     return found
 
 
+def carried(agent: Any) -> dict[str, Any]:
+    """Return the arguments by which an environment takes over what an agent was trained with: scaler and signals."""
+    models = getattr(agent, "observed", None)
+    return {"scaler": agent.scaler, **({} if models is None else {"signals": models})}
+
+
 def told(lines: list[str], manifest: Mapping[str, Any]) -> list[str]:
-    """Sort differences for a reader: an encoder that is missing first, with the way out, instead of its columns."""
+    """Sort differences for a reader: an encoder or signals that are missing first, with the way out, instead of their
+    columns."""
+    models = [line for line in lines if line.startswith("signals.")]
+    if models:
+        own = {line.removeprefix("signals.").partition(":")[0] for line in models}
+        rest = [
+            line for line in lines
+            if line not in models and not any(f"{name}_" in line.partition(":")[0] for name in own)
+        ]  # fmt: skip
+        way = "make the environment with the agent's own arguments, or with signals=agent.observed"
+        return [*models[:-1], f"{models[-1]}: {way}", *told(rest, manifest)]
     missing = [line for line in lines if line.startswith("observation.") and line.endswith("found nothing")]
     eyes = [line for line in lines if line.startswith("encoder:")]
     if not eyes or not manifest.get("encoder") or not missing:
@@ -136,6 +154,12 @@ def encoder(game: Game) -> dict[str, str] | None:
     """Return name and hash of the encoder whose columns a game serves, or None."""
     value = game.details.get("encoder")
     return None if value is None else {"name": str(value["name"]), "sha256": str(value["sha256"])}
+
+
+def signals(game: Game) -> dict[str, str]:
+    """Return the hash of each fitted signal whose columns a game serves, by its name."""
+    models = game.details.get("signals")
+    return {} if models is None else dict(models.hashes)
 
 
 def _game(env: Any) -> Game | None:

@@ -13,6 +13,8 @@ import envs
 from agents import fit
 from agents.provenance import commit
 from agents.sb3 import algorithm, check_device, check_settings, net_settings
+from encoders.signals import SIGNALS
+from encoders.signals.fitted import names_of
 from envs.make import family_of, game_of
 from envs.simulation import Game
 from markets.errors import ConfigError, unknown
@@ -104,11 +106,18 @@ def resolve(env: str, arguments: dict[str, Any]) -> tuple[str, Any]:
 
 
 def located(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments with an encoder's folder as an absolute path: an agent may be loaded from anywhere."""
-    encoder = arguments.get("encoder")
-    if not isinstance(encoder, str) or not Path(encoder).exists():
-        return arguments
-    return {**arguments, "encoder": str(Path(encoder).resolve())}
+    """Return the arguments with the folders of encoder and signals as absolute paths: an agent may be loaded from
+    anywhere."""
+    found = dict(arguments)
+    encoder, signals = arguments.get("encoder"), arguments.get("signals")
+    if isinstance(encoder, str) and Path(encoder).exists():
+        found["encoder"] = str(Path(encoder).resolve())
+    if isinstance(signals, str) and signals:
+        found["signals"] = ",".join(
+            name if name in SIGNALS or not Path(name).exists() else str(Path(name).resolve())
+            for name in names_of(signals)
+        )
+    return found
 
 
 def identity(config: TrainingConfig, game: Game) -> dict[str, Any]:
@@ -126,6 +135,8 @@ def identity(config: TrainingConfig, game: Game) -> dict[str, Any]:
         "bars": game.bars.hash,
         "scaler": game.details["scaler"].hash,
     }
+    if fit.signals(game):
+        content["signals"] = fit.signals(game)
     try:
         return dict(json.loads(json.dumps(content)))  # as it will be read back
     except TypeError as error:

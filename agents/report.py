@@ -122,7 +122,7 @@ def notes(evaluation: Mapping[str, Any]) -> list[str]:
     seen, eyes = evaluation.get("in_sample_until"), evaluation.get("encoder")
     sentences = [
         *(
-            [f"**IN SAMPLE**: scaler or encoder were fitted on bars up to {seen[:16]} UTC, which are of this split."]
+            [f"**IN SAMPLE**: scaler, encoder or signals know bars up to {seen[:16]} UTC, which are of this split."]
             if seen
             else []
         ),

@@ -236,4 +236,5 @@ def _save(config: TrainingConfig, game: Game, model: Any, choice: ValidationChoi
         "seconds": round(seconds, 1),
         "device": str(model.device),
     }
-    return artefact.save(config.out, model.policy, game.details["scaler"], content, choice.best_state)
+    observed = None if game.signals is None else game.signals.models
+    return artefact.save(config.out, model.policy, game.details["scaler"], content, choice.best_state, observed)

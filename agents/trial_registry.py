@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from markets.storage import cache_folder
+
 if TYPE_CHECKING:
     from envs.simulation import Game
 
@@ -52,12 +54,12 @@ class Trials:
 
 def touch_log() -> Path:
     """Return the file in which readings of test splits are written down."""
-    return _folder() / "test-touches.jsonl"
+    return cache_folder() / "test-touches.jsonl"
 
 
 def trial_log() -> Path:
     """Return the file in which training runs are written down."""
-    return _folder() / "trials.jsonl"
+    return cache_folder() / "trials.jsonl"
 
 
 def record_trial(run: Mapping[str, Any], sharpe: float | None = None, periods_per_year: float | None = None) -> None:
@@ -138,11 +140,6 @@ def overlapping_touches(game: Game) -> int:
         if bars == game.bars.hash and len(rows) == 2 and all(row.isdecimal() and len(row) < 20 for row in rows):
             count += int(rows[0]) <= game.last and int(rows[1]) >= game.first
     return count
-
-
-def _folder() -> Path:
-    folder = os.environ.get("REGIMEGYM_CACHE")
-    return Path(folder) if folder else Path.home() / ".cache" / "regimegym"
 
 
 def _split(game: Game) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents import artefact, bootstrap, checkpoint, metrics
+from agents import artefact, bootstrap, checkpoint, fit, metrics
 from agents.baselines import baselines_of, unlevered_of
 from agents.deflated_sharpe import deflated_sharpe
 from agents.evaluation import DRAWS, WEEK, walk
@@ -161,9 +161,9 @@ def _part(config: WalkForwardConfig, bars: Bars, fold: Fold) -> Part:
     return Part(fold.groups[0], bars.between(begin, int(fold.test[-1]) + 1), *closes)
 
 
-def _game(config: WalkForwardConfig, family: str, part: Part, split: str, end: str, scaler: Any = None) -> Any:
+def _game(config: WalkForwardConfig, family: str, part: Part, split: str, end: str, **kept: Any) -> Any:
     _, training = resolve(config.env, {**_arguments(config, part), "validation_end": end})
-    return game_of(family, replace(whole_split(training, split), scaler=scaler))
+    return game_of(family, replace(whole_split(training, split), **kept))
 
 
 def _arguments(config: WalkForwardConfig, part: Part) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _training(config: WalkForwardConfig, part: Part) -> TrainingConfig:
 def _fold(config: WalkForwardConfig, family: str, part: Part) -> dict[str, Any]:
     """Train one fold, and walk its agent and the baselines through its test."""
     agent = artefact.load(train(_training(config, part)))
-    game = _game(config, family, part, "test", part.test_begin, agent.scaler)
+    game = _game(config, family, part, "test", part.test_begin, **fit.carried(agent))
     agent.check(game)
     games = {
         name: game_of(family, replace(game.recipe[1], **changes)) for name, changes in unlevered_of(family).items()

@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from encoders.signals.fitted import content_of
 from envs.simulation import Game
 from envs.trading_env import TradingEnv
 from envs.wrappers.encode import EncodeObservation, EncodeObservationVector
@@ -41,7 +42,7 @@ def build(family: str, **arguments: Any) -> Any:
     kind, config, own = _resolve(family, arguments, ())
     game = game_of(family, config)
     env: gym.Env[Any, Any] = kind.env(game, kind.action_space(config), **own)
-    env = env if game.encoded is None else EncodeObservation(env)
+    env = env if game.appended is None else EncodeObservation(env)
     return env if game.hidden is None else HideObservations(env)
 
 
@@ -50,7 +51,7 @@ def build_vector(family: str, num_envs: int = 1, **arguments: Any) -> Any:
     kind, config, own = _resolve(family, arguments, ("autoreset_mode",))
     game = game_of(family, config)
     env: gym.vector.VectorEnv[Any, Any, Any] = kind.vector_env(game, kind.action_space(config), num_envs, **own)
-    env = env if game.encoded is None else EncodeObservationVector(env)
+    env = env if game.appended is None else EncodeObservationVector(env)
     return env if game.hidden is None else HideObservationsVector(env)
 
 
@@ -60,7 +61,7 @@ build.metadata = TradingEnv.metadata  # type: ignore[attr-defined]
 def game_of(family: str, config: Any) -> Game:
     """Return the prepared game of a configuration; equal ones share tables, so that lanes and splits cost no copy."""
     kind = family_of(family)
-    key = (family, config, _content(config.bars), _written(config.scaler), _weights(config))
+    key = (family, config, _content(config.bars), _written(config.scaler), _weights(config), content_of(config.signals))
     try:
         if key in _games:
             _games.move_to_end(key)

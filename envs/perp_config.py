@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from encoders.signals.fitted import SignalSet
 from envs.rewards import parse_reward
 from envs.splits import SPLITS
 from markets import features
@@ -26,7 +27,8 @@ class PerpFuturesConfig:
         split: ``train``, ``validation`` or ``test``.
         train_end, validation_end: dates that end the splits (a date includes its day); fractions .6/.2/.2 without.
         scaler: a JSON file with a fitted feature scaler; fitted on the training range without.
-        allow_in_sample: let a validation or test episode begin inside the range a scaler was fitted on.
+        allow_in_sample: let a validation or test episode begin inside the range that a scaler, encoder or signal was
+            fitted on.
         episode_bars: longest episode; 512 in training, the whole split in evaluation. 0 means the whole split.
         random_start: begin anywhere in the split (training) or at its first row (evaluation).
         initial_equity: USDT. ``leverage``: L, exposure bound in units of equity.
@@ -48,6 +50,9 @@ class PerpFuturesConfig:
         encoded: kind of encoder whose columns are appended (``jepa``); none without.
         encoder: folder of its weights, made by ``regimegym pretrain``, or the name of shipped ones.
         odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
+        signals: what signals say is appended: names of models (``garch``, ``mean_reversion``), which are fitted on the
+            training range, or folders that ``regimegym signals fit`` saved, with commas between them; see
+            :mod:`encoders.signals.fitted`.
         hide: names of observation columns, with commas between them, that are served as a constant (0 where that is
             within their bounds): see :mod:`envs.wrappers.hide`.
     """
@@ -86,6 +91,7 @@ class PerpFuturesConfig:
     encoded: str = ""
     encoder: str | None = None
     odds: str = "belief"
+    signals: str | SignalSet = ""
     hide: str = ""
 
     def __post_init__(self) -> None:
@@ -107,7 +113,7 @@ class PerpFuturesConfig:
             _check_number(name, getattr(self, name), low, high)
         for name, kinds in (
             ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("symbol", str),
-            ("encoded", str), ("encoder", str), ("odds", str), ("hide", str),
+            ("encoded", str), ("encoder", str), ("odds", str), ("hide", str), ("signals", (str, SignalSet)),
             ("scaler", (str, features.FeatureScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):

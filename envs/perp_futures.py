@@ -16,6 +16,7 @@ from envs.perp_config import PerpFuturesConfig
 from envs.perp_market import bars_of, features_of, market_matrix
 from envs.perp_risk import PerpRisk
 from envs.rewards import parse_reward
+from envs.signals import observe
 from envs.simulation import COST_SCALE, LEVERAGE, Game
 from envs.splits import split_rows
 from envs.trading_env import TradingEnv, TradingVectorEnv
@@ -39,7 +40,8 @@ class PerpFuturesEnv(TradingEnv):
     ## Observation space
     Flat float32 ``Box`` with finite bounds: 32 market features known at the close of bar t (:mod:`markets.features`,
     scaled on the training range only), then 9 account columns. ``env.get_wrapper_attr("observation_names")`` names
-    them; ``regimegym envs --columns`` prints formula, unit, bounds and look-back of each.
+    them; ``regimegym envs --columns`` prints formula, unit, bounds and look-back of each. ``signals`` append their
+    columns (``garch_direction``).
 
     ## Rewards
     ``ln(V' / V)`` of equity at mark by default; ``reward="log_return=1,drawdown=0.5"`` weighs named terms
@@ -126,9 +128,11 @@ def _game(config: PerpFuturesConfig) -> Game:
     bars = bars_of(config)
     scaler, table = features_of(config, bars)
     encoded = encode(config.encoded, bars, config.encoder, config.odds) if config.encoded else None
+    signals = observe(config.signals, bars, split_rows(bars, "train", config.train_end, config.validation_end)[1])
     market, warm = market_matrix(bars)
     first, stop = split_rows(bars, config.split, config.train_end, config.validation_end)
-    first, last = max(first, warm, table.valid_from, 0 if encoded is None else encoded.table.valid_from), stop - 1
+    warm = max(warm, table.valid_from, *(part.table.valid_from for part in (encoded, signals) if part is not None))
+    first, last = max(first, warm), stop - 1
     evaluating = config.split != "train"
     length = config.episode_bars if config.episode_bars is not None else (0 if evaluating else TRAINING_EPISODE)
     if last - first < max(length, 1):
@@ -140,6 +144,7 @@ def _game(config: PerpFuturesConfig) -> Game:
     fitted = {"feature scaler": scaler.train_end}
     if encoded is not None and encoded.table.train_end is not None:
         fitted[f"encoder {encoded.name!r}"] = encoded.table.train_end
+    fitted |= {} if signals is None else signals.fitted
     for what, end in fitted.items():
         if evaluating and bars.close_time[first] <= end and not config.allow_in_sample:
             raise InSampleError(
@@ -175,12 +180,14 @@ def _game(config: PerpFuturesConfig) -> Game:
         recipe=("PerpFutures", config),
         ledger=columns.LEDGER,
         encoded=encoded,
+        signals=signals,
         randomised_costs=0.0 if evaluating else float(config.randomise_costs),
         details={
             "contract": contract,
             "scaler": scaler,
             "mark": "mark" if bars.mark_open is not None else "last",
             "encoder": None if encoded is None else {"name": encoded.name, "sha256": encoded.sha256},
+            "signals": None if signals is None else signals.models,
         },
     )
 

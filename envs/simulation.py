@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.encoding import Encoded
+from envs.signals import Observed
 from markets.bars import Bars, as_time
 from markets.errors import ActionError, ArtefactError, ConfigError, unknown
+from markets.table import CausalTable, join
 
 # The columns that every family's account rows begin with. ROW to QUIET are read together after a step. What
 # info shows stands together too: it begins with COST_SCALE, and from LEVERAGE on with what every bar may change.
@@ -108,7 +110,8 @@ class Game:
         fitted_until: close of the last bar that anything served was fitted on; ``info["in_sample"]`` compares with it.
         recipe: family and configuration it was made from, enough to make it again.
         ledger: where an account row says what is held, traded and paid.
-        names, low, high: of the columns that the kernel writes. encoded: what an encoder appends to them.
+        names, low, high: of the columns that the kernel writes. encoded: what an encoder appends to them. signals:
+            what signals append behind that.
     """
 
     kernel: Callable[..., int]
@@ -137,6 +140,7 @@ class Game:
     ledger: Ledger
     randomised_costs: float = 0.0
     encoded: Encoded | None = None
+    signals: Observed | None = None
     starts: NDArray[np.int64] | None = None
     lengths: NDArray[np.int64] | None = None
     seeded: int | None = None
@@ -146,17 +150,23 @@ class Game:
     costs_in_market: bool = False
     details: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def appended(self) -> CausalTable | None:
+        """Rows that stand behind the kernel's columns: the encoder's, then the signals'; None without either."""
+        tables = tuple(part.table for part in (self.encoded, self.signals) if part is not None)
+        return join(tables) if tables else None
+
     @property
     def all_names(self) -> tuple[str, ...]:
         """Names of every column that an agent sees."""
-        return self.names if self.encoded is None else (*self.names, *self.encoded.table.names)
+        return self.names if self.appended is None else (*self.names, *self.appended.names)
 
     @property
     def all_bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Low and high of every column that an agent sees."""
-        if self.encoded is None:
+        table = self.appended
+        if table is None:
             return self.low, self.high
-        table = self.encoded.table
         return np.concatenate([self.low, table.low]), np.concatenate([self.high, table.high])
 
     @cached_property
@@ -352,14 +362,14 @@ class Simulation:
         target[...] = values
 
     def seen(self) -> NDArray[np.float32]:
-        """Return the present observations as an agent sees them: ``(N, D)``, with the encoder's columns, and constants
-        where some are hidden; not a copy where there is neither."""
-        encoded, hidden = self.game.encoded, self.game.hidden
+        """Return the present observations as an agent sees them: ``(N, D)``, with the encoder's and the signals'
+        columns, and constants where some are hidden; not a copy where there is none of it."""
+        appended, hidden = self.game.appended, self.game.hidden
         out = self.obs[0]
-        if encoded is not None:
-            out = np.concatenate([out, encoded.table.values[self.rows]], axis=1)
+        if appended is not None:
+            out = np.concatenate([out, appended.values[self.rows]], axis=1)
         if hidden is not None:
-            out = out.copy() if encoded is None else out
+            out = out.copy() if appended is None else out
             out[:, hidden[0]] = hidden[1]
         return out
 
@@ -374,8 +384,12 @@ class Simulation:
 
     def _market(self) -> dict[str, str]:
         """Hashes of what a pickled simulation looks up again, and must find unchanged."""
-        encoded = self.game.encoded
-        return {"bars": self.game.bars.hash, "encoder's weights": "" if encoded is None else encoded.sha256}
+        encoded, signals = self.game.encoded, self.game.signals
+        return {
+            "bars": self.game.bars.hash,
+            "encoder's weights": "" if encoded is None else encoded.sha256,
+            "signals' fits": "" if signals is None else signals.models.hash,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         return {

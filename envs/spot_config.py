@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from encoders.signals.fitted import SignalSet
 from envs.rewards import parse_reward
 from envs.splits import SPLITS
 from envs.spot_columns import REWARDS, TERM_COLUMNS
@@ -25,7 +26,8 @@ class SpotCryptoConfig:
         split: ``train``, ``validation`` or ``test``.
         train_end, validation_end: dates that end the splits (a date includes its day); fractions .6/.2/.2 without.
         scaler: a JSON file with a fitted feature scaler; fitted on the training range without.
-        allow_in_sample: let a validation or test episode begin inside the range a scaler was fitted on.
+        allow_in_sample: let a validation or test episode begin inside the range that a scaler, encoder or signal was
+            fitted on.
         episode_bars: longest episode; 512 in training, the whole split in evaluation. 0 means the whole split.
         random_start: begin anywhere in the split (training) or at its first row (evaluation).
         initial_equity: USDT, in cash.
@@ -44,6 +46,9 @@ class SpotCryptoConfig:
         encoded: kind of encoder whose columns are appended, for every coin (``jepa``); none without.
         encoder: folder of its weights, made by ``regimegym pretrain``, or the name of shipped ones.
         odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
+        signals: what signals say is appended: names of models (``garch``, ``mean_reversion``), which are fitted on the
+            training range, or folders that ``regimegym signals fit`` saved, with commas between them; see
+            :mod:`encoders.signals.fitted`.
         hide: names of observation columns, with commas between them, that are served as a constant (0 where that is
             within their bounds): see :mod:`envs.wrappers.hide`.
     """
@@ -77,6 +82,7 @@ class SpotCryptoConfig:
     encoded: str = ""
     encoder: str | None = None
     odds: str = "belief"
+    signals: str | SignalSet = ""
     hide: str = ""
 
     def __post_init__(self) -> None:
@@ -93,7 +99,7 @@ class SpotCryptoConfig:
             _check_number(name, getattr(self, name), low, high, may_be_none=name in _OPTIONAL)
         for name, kinds in (
             ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("encoded", str), ("encoder", str),
-            ("odds", str), ("hide", str), ("scaler", (str, FeatureScaler)),
+            ("odds", str), ("hide", str), ("signals", (str, SignalSet)), ("scaler", (str, FeatureScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
                 hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""

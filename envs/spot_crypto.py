@@ -12,6 +12,7 @@ from envs import spot_columns as columns
 from envs import spot_kernel as kernel
 from envs.encoding import encode
 from envs.rewards import parse_reward
+from envs.signals import observe
 from envs.simulation import COST_SCALE, LEVERAGE, Game
 from envs.splits import split_rows
 from envs.spot_config import SpotCryptoConfig
@@ -43,7 +44,8 @@ class SpotCryptoEnv(TradingEnv):
     Flat float32 ``Box`` with finite bounds: 15 market features a coin and the clock, known at the close of bar t
     (:mod:`markets.spot_features`, scaled on the training range only), then weight and last target of each coin, cash,
     gross exposure, log equity, drawdown. ``env.get_wrapper_attr("observation_names")`` names them (``BTC_weight``); an
-    encoder appends its columns for every coin (``ETH_jepa_00``, ``ETH_regime_0``).
+    encoder appends its columns for every coin (``ETH_jepa_00``, ``ETH_regime_0``), and ``signals`` theirs
+    (``ETH_garch_direction``).
 
     ## Rewards
     ``ln(V' / V)`` of equity at the close by default (``profit``, net of all costs);
@@ -128,9 +130,11 @@ def _game(config: SpotCryptoConfig) -> Game:
     assets = base_assets(bars.symbols)
     scaler, table = features_of(config, bars)
     encoded = encode(config.encoded, bars, config.encoder, config.odds) if config.encoded else None
+    signals = observe(config.signals, bars, split_rows(bars, "train", config.train_end, config.validation_end)[1])
     market, warm = market_matrix(bars, config.participation)
     first, stop = split_rows(bars, config.split, config.train_end, config.validation_end)
-    first, last = max(first, warm, table.valid_from, 0 if encoded is None else encoded.table.valid_from), stop - 1
+    warm = max(warm, table.valid_from, *(part.table.valid_from for part in (encoded, signals) if part is not None))
+    first, last = max(first, warm), stop - 1
     evaluating = config.split != "train"
     length = config.episode_bars if config.episode_bars is not None else (0 if evaluating else TRAINING_EPISODE)
     if last - first < max(length, 1):
@@ -141,6 +145,7 @@ def _game(config: SpotCryptoConfig) -> Game:
     fitted = {"feature scaler": scaler.train_end}
     if encoded is not None and encoded.table.train_end is not None:
         fitted[f"encoder {encoded.name!r}"] = encoded.table.train_end
+    fitted |= {} if signals is None else signals.fitted
     for what, end in fitted.items():
         if evaluating and bars.close_time[first] <= end and not config.allow_in_sample:
             raise InSampleError(
@@ -180,11 +185,13 @@ def _game(config: SpotCryptoConfig) -> Game:
         recipe=("SpotCrypto", config),
         ledger=columns.LEDGER,
         encoded=encoded,
+        signals=signals,
         randomised_costs=0.0 if evaluating else float(config.randomise_costs),
         details={
             "contracts": contracts,
             "scaler": scaler,
             "encoder": None if encoded is None else {"name": encoded.name, "sha256": encoded.sha256},
+            "signals": None if signals is None else signals.models,
         },
     )
 

@@ -14,6 +14,7 @@ from envs import zero_dte_columns as columns
 from envs import zero_dte_kernel as kernel
 from envs.encoding import encode
 from envs.rewards import parse_reward
+from envs.signals import observe
 from envs.simulation import COST_SCALE, LEVERAGE, Game
 from envs.splits import split_sessions
 from envs.trading_env import TradingEnv, TradingVectorEnv
@@ -164,8 +165,9 @@ def _game(config: ZeroDTEConfig) -> Game:
     train_stop = int((found.first + found.rows)[training[-1]])
     scaler, table = features_of(config, bars, train_stop)
     encoded = encode(config.encoded, bars, config.encoder, config.odds) if config.encoded else None
+    signals = observe(config.signals, bars, train_stop, sessions=True)
     chosen = split_sessions(bars, found, config.split, config.train_end, config.validation_end)
-    warm = max(table.valid_from, 0 if encoded is None else encoded.table.valid_from)
+    warm = max(table.valid_from, *(part.table.valid_from for part in (encoded, signals) if part is not None), 0)
     chosen = chosen[found.first[chosen] >= warm]
     if not len(chosen):
         raise DataError(f"split {config.split!r} has no session after {warm} rows of warm-up: pass more bars")
@@ -175,6 +177,7 @@ def _game(config: ZeroDTEConfig) -> Game:
     fitted = {"feature scaler": scaler.train_end}
     if encoded is not None and encoded.table.train_end is not None:
         fitted[f"encoder {encoded.name!r}"] = encoded.table.train_end
+    fitted |= {} if signals is None else signals.fitted
     for what, end in fitted.items():
         if evaluating and bars.close_time[starts[0]] <= end and not config.allow_in_sample:
             raise InSampleError(
@@ -209,6 +212,7 @@ def _game(config: ZeroDTEConfig) -> Game:
         recipe=("ZeroDTE", config),
         ledger=columns.LEDGER,
         encoded=encoded,
+        signals=signals,
         starts=starts,
         lengths=ends - starts,
         seeded=columns.NEXT_FILL_SEED,
@@ -224,6 +228,7 @@ def _game(config: ZeroDTEConfig) -> Game:
             "volatility_from": count_volatilities(config, bars, found, chosen),
             "optimistic": config.contract.is_optimistic,
             "encoder": None if encoded is None else {"name": encoded.name, "sha256": encoded.sha256},
+            "signals": None if signals is None else signals.models,
         },
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from encoders.signals.fitted import SignalSet
 from envs.rewards import parse_reward
 from envs.splits import SPLITS
 from envs.zero_dte_columns import TERM_COLUMNS
@@ -33,7 +34,8 @@ class ZeroDTEConfig:
         split: ``train``, ``validation`` or ``test``, whole sessions each.
         train_end, validation_end: dates that end the splits (a date includes its day); fractions .6/.2/.2 without.
         scaler: a JSON file with a fitted session scaler; fitted on the training sessions without.
-        allow_in_sample: let a validation or test episode begin inside the range a scaler was fitted on.
+        allow_in_sample: let a validation or test episode begin inside the range that a scaler, encoder or signal was
+            fitted on.
         random_start: a session at random (training), or one after the other in their order (evaluation).
         actions: ``discrete``, or ``sized``: a second number chooses 25, 50, 75 or 100 % of the risk budget.
         initial_equity: USD at the opening of every session. risk: the budget of a purchase, as a share of the cash.
@@ -56,6 +58,9 @@ class ZeroDTEConfig:
             :class:`markets.option_contract.SameDayOption`.
         encoded: kind of encoder whose columns are appended; none without. encoder: folder of its weights, or the name
             of shipped ones. odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
+        signals: what signals say is appended: names of models (``garch``, ``mean_reversion``), which are fitted on the
+            training range, or folders that ``regimegym signals fit`` saved, with commas between them; see
+            :mod:`encoders.signals.fitted`.
         hide: names of observation columns, with commas between them, that are served as a constant (0 where that is
             within their bounds): see :mod:`envs.wrappers.hide`.
     """
@@ -94,6 +99,7 @@ class ZeroDTEConfig:
     encoded: str = ""
     encoder: str | None = None
     odds: str = "belief"
+    signals: str | SignalSet = ""
     hide: str = ""
 
     def __post_init__(self) -> None:
@@ -117,7 +123,8 @@ class ZeroDTEConfig:
             raise ConfigError(f"strike_offset={self.strike_offset!r} must be a whole number of strikes")
         for name, kinds in (
             ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("encoded", str), ("encoder", str),
-            ("odds", str), ("hide", str), ("smile", str), ("scaler", (str, SessionScaler)),
+            ("odds", str), ("hide", str), ("signals", (str, SignalSet)), ("smile", str),
+            ("scaler", (str, SessionScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
                 hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""

@@ -44,6 +44,12 @@ def write(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes])
     return path
 
 
+def cache_folder() -> Path:
+    """Return where this user's logs and caches lie: the folder ``REGIMEGYM_CACHE``, ``~/.cache/regimegym`` without."""
+    folder = os.environ.get("REGIMEGYM_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "regimegym"
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write ``path`` as plain bytes, so that a kill leaves the old file or the new one."""
     with _replacing(path) as file:

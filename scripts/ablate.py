@@ -16,6 +16,7 @@ from typing import Any
 
 from scripts import folders
 from scripts.arguments import add_env_arguments, pairs, run_log, terminable, whole
+from scripts.signals import add_signals, register
 
 LISTED = 12  # columns that go along with a hidden one; all of them are in ablation.json
 
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="hyperparameter, repeatable")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     add_env_arguments(parser)
+    add_signals(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from agents.ablation import AblationConfig, check
     from agents.ablation import run as measure
 
+    register(options)
     arguments = pairs(options.env_arg, "--env-arg")
     if options.bars is not None:
         arguments["bars"] = options.bars

@@ -41,7 +41,28 @@ def run(options: argparse.Namespace) -> int:
             for row in kind.columns():
                 write("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n")
             write("\n")
+    if options.columns:
+        write(_signals())
     return 0
+
+
+def _signals() -> str:
+    """Describe what the signals of the package append where an environment is told to, as Markdown."""
+    from encoders.signals import SIGNALS, signal_kind
+
+    lines = [
+        "`signals=NAME` of any id appends these, of several coins one column each (`ETH_garch_direction`); formulas",
+        "with the settings of a model that is named. ZeroDTE plays sessions, and takes models that understand them.",
+        "",
+        "| column | formula | unit | served | bounds | look-back | sessions |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in SIGNALS:
+        kind = signal_kind(name)
+        for column, formula, unit, bounds, back in kind.described:
+            cells = (f"{name}_{column}", formula, unit, "as is", bounds, back, "yes" if kind.sessions else "no")
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, ""])
 
 
 def _encoders(kind: str) -> str:

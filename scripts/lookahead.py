@@ -10,6 +10,7 @@ from pathlib import Path
 from markets import sources
 from markets.errors import ConfigError
 from scripts.arguments import add_env_arguments, pairs, whole
+from scripts.signals import add_signals, register
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,12 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=whole, default=20, help="random places at which the future is replaced")
     parser.add_argument("--seed", type=whole, default=0)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_signals(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Look for the future; exit status 1 where it was found."""
     from agents import lookahead
 
+    register(options)
     bars = sources.load(options.bars or lookahead.bars_for(options.env))
     settings = {"first_row": options.first_row, "trials": options.trials, "seed": options.seed}
     arguments = pairs(options.env_arg, "--env-arg")

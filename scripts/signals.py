@@ -48,7 +48,7 @@ def add_signals(parser: argparse.ArgumentParser) -> None:
 
 def register(options: argparse.Namespace) -> None:
     """Make the user's own signal models known."""
-    from agents import signals
+    from encoders import signals
 
     for place in options.signals:
         signals.register(place)
@@ -65,8 +65,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from agents import signals
     from agents.signals.agent import fit_signal, save
+    from encoders import signals
 
     if options.signal is None or options.out is None or len(options.bars) > 1:
         raise ConfigError("fit needs --signal NAME, --out DIR and at most one --bars SPEC")
@@ -86,8 +86,8 @@ def _fit(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from agents.signals.model import side_by_side
     from agents.signals.report import report, text
+    from encoders.signals.model import side_by_side
     from markets import sources
 
     if not options.bars:

@@ -13,6 +13,7 @@ from pathlib import Path
 from markets.errors import ConfigError
 from scripts import folders
 from scripts.arguments import Terminated, add_env_arguments, pairs, run_log, terminable, whole
+from scripts.signals import add_signals, register
 
 TERMINATED = 143  # exit status after SIGTERM, as shells count it: 128 + 15
 
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the agent and the run that --out holds")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_signals(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from agents.training import train
     from envs.make import family_of, game_of
 
+    register(options)
     arguments = pairs(options.env_arg, "--env-arg")
     if options.bars is not None:
         arguments["bars"] = options.bars

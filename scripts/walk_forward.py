@@ -16,6 +16,7 @@ from typing import Any
 
 from scripts import folders
 from scripts.arguments import add_env_arguments, pairs, run_log, terminable, whole
+from scripts.signals import add_signals, register
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     add_env_arguments(parser)
+    add_signals(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
     from agents.walk_forward import WalkForwardConfig, prepare
     from agents.walk_forward import run as measure
 
+    register(options)
     arguments = pairs(options.env_arg, "--env-arg")
     if options.bars is not None:
         arguments["bars"] = options.bars

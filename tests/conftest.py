@@ -30,6 +30,7 @@ def own_registry(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def fresh_games(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare every game anew in this test, so that a planted fault neither meets nor leaves a cached game."""
+    import encoders.signals.fitted
     import envs.encoding
     import envs.make
     import envs.perp_market
@@ -39,6 +40,7 @@ def fresh_games(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envs.perp_market, "_cache", {})
     monkeypatch.setattr(envs.spot_market, "_cache", {})
     monkeypatch.setattr(envs.encoding, "_encoded", OrderedDict())
+    monkeypatch.setattr(encoders.signals.fitted, "_tables", OrderedDict())
 
 
 @pytest.fixture(scope="session")

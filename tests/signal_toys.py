@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from agents.signals.model import Floats, SignalModel, Votes, log_returns
+from encoders.signals.model import Floats, SignalModel, Votes, log_returns
 from markets.bars import Bars
 from markets.errors import ConfigError
 

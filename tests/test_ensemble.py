@@ -27,9 +27,9 @@ from agents.ensemble_settings import EnsembleSettings
 from agents.evaluation import walk
 from agents.market_view import MarketView, view_of
 from agents.recipe import resolve, whole_split
-from agents.signals import SIGNALS, register
 from agents.signals.agent import fit_signal
 from agents.signals.agent import save as save_signal
+from encoders.signals import SIGNALS, register
 from envs.make import build as build_env
 from envs.make import game_of
 from markets import storage

@@ -120,6 +120,7 @@ OWN: dict[str, Draw] = {  # fields whose values the schema cannot tell
     "scaler": lambda random: None,
     "encoded": lambda random: str(random.choice(["", "jepa"])),
     "encoder": lambda random: None,
+    "signals": lambda random: str(random.choice(["", "sentiment"])),  # fitted ones: test_observed_signals
     "odds": lambda random: "belief",  # another one needs an encoder: test_jepa
     "train_end": lambda random: None,
     "validation_end": lambda random: None,

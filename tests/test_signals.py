@@ -19,18 +19,18 @@ from signal_toys import LastReturn, NextReturn, bars_of, cointegrated, garch_ret
 
 import agents
 import regimegym
-from agents import signals
 from agents.agent import Agent, Signal
 from agents.evaluation import walk
 from agents.lookahead_tables import check_table
 from agents.market_view import MarketView, view_of
 from agents.recipe import resolve
 from agents.signals.agent import FILE, SignalAgent, fit_signal, load, save
-from agents.signals.garch_momentum import LARGEST_SUM, fit_garch, is_stationary
-from agents.signals.gradient_boosting import GradientBoosting
-from agents.signals.mean_reversion import MeanReversion, engle_granger
-from agents.signals.model import SignalModel, asset, side_by_side
-from agents.signals.sentiment import Sentiment, tone
+from encoders import signals
+from encoders.signals.garch_momentum import LARGEST_SUM, fit_garch, is_stationary
+from encoders.signals.gradient_boosting import GradientBoosting
+from encoders.signals.mean_reversion import MeanReversion, engle_granger
+from encoders.signals.model import SignalModel, asset, side_by_side
+from encoders.signals.sentiment import Sentiment, tone
 from envs.make import build, game_of
 from markets import storage
 from markets.bars import Bars

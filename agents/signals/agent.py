@@ -23,8 +23,10 @@ from agents.differences import differences
 from agents.market_view import MarketView
 from agents.provenance import commit, versions
 from agents.recipe import resolve
-from agents.signals import SIGNALS, signal_kind
-from agents.signals.model import SignalModel
+from encoders.signals import files
+from encoders.signals.files import FILE as FILE
+from encoders.signals.files import FORMAT, SCALER
+from encoders.signals.model import SignalModel
 from envs.make import family_of, game_of
 from envs.simulation import Game
 from envs.splits import split_rows
@@ -34,12 +36,9 @@ from markets.errors import ArtefactError, ConfigError, InSampleError
 from markets.features import FeatureScaler
 from markets.table import CausalTable
 
-FILE = "signal.zip"
-FORMAT = 1
-SCALER = "scaler.json"
 KINDS = {
-    "name": str, "signal": str, "settings": dict, "fitted": dict, "symbols": list, "env": str, "arguments": dict,
-    "seed": int, "versions": dict, "algo": str, "policy": dict, "lanes": int, "action": dict, "requires": dict,
+    "name": str, "env": str, "arguments": dict, "seed": int, "versions": dict, "algo": str, "policy": dict,
+    "lanes": int, "action": dict, "requires": dict,
 }  # fmt: skip
 
 
@@ -158,8 +157,7 @@ def save(directory: str | Path, agent: SignalAgent) -> Path:
         raise ConfigError(f"signal {agent.name!r} knows no environment: make it with fit_signal, then save it")
     content = {
         **{key: value for key, value in agent.manifest.items() if key not in ("sha256", "format")},
-        "format": FORMAT, "fitted": model.fitted, "symbols": list(model.symbols),
-        "train_end": None if model.train_end is None else str(model.train_end), "versions": versions(),
+        "format": FORMAT, **files.content(model), "versions": versions(),
     }  # fmt: skip
     members = {SCALER: json.dumps(agent.scaler.to_json(), indent=1).encode()}
     if model.member:
@@ -173,24 +171,14 @@ def load(file: Path) -> SignalAgent:
     Raises:
         ArtefactError: a member is missing, altered or does not fit; or a signal that this process does not know.
     """
-    named = [kind.member for kind in map(signal_kind, SIGNALS) if kind.member]
-    manifest, members = storage.read(file, [SCALER], named)
+    manifest, members = storage.read(file, [SCALER], files.members())
     with storage.naming(file, storage.MANIFEST):
         if manifest["format"] != FORMAT:
             raise ArtefactError(f"format is {manifest['format']!r}, this version reads {FORMAT}")
         for key, kind in KINDS.items():
             if not isinstance(manifest[key], kind):
                 raise ArtefactError(f"{key} is {manifest[key]!r}, expected {kind.__name__}")
-        if manifest["signal"] not in SIGNALS:
-            raise ArtefactError(
-                f"signal {manifest['signal']!r} is of no row here: register it first (agents.signals.register, or "
-                f"--signals module:Class); rows: {', '.join(SIGNALS)}"
-            )
-        model = signal_kind(manifest["signal"])(**manifest["settings"])
-        data = members.get(model.member, b"")
-        if model.member and not data:
-            raise ArtefactError(f"{model.member} is missing")
-        model.restore(manifest["fitted"], tuple(manifest["symbols"]), manifest["train_end"], data)
+        model = files.restored(manifest, members)
     with storage.naming(file, SCALER):
         scaler = family_of(manifest["requires"]["family"]).scaler.from_json(json.loads(members[SCALER]))
     return SignalAgent(model, manifest, scaler)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from agents.signals.garch_momentum import GarchMomentum
-from agents.signals.gradient_boosting import GradientBoosting
-from agents.signals.mean_reversion import MeanReversion
-from agents.signals.model import SignalModel
+from encoders.signals.garch_momentum import GarchMomentum
+from encoders.signals.gradient_boosting import GradientBoosting
+from encoders.signals.mean_reversion import MeanReversion
+from encoders.signals.model import SignalModel
 from envs.splits import split_rows
 from markets.bars import Bars
 

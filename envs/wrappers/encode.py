@@ -1,8 +1,9 @@
-"""EncodeObservation and its vector twin: append an encoder's row of the present bar to the observation.
+"""EncodeObservation and its vector twin: append an encoder's and signals' row of the present bar to the observation.
 
 The columns are those of the environment, then the embedding (``jepa_00`` ..), standardised and clipped, then the odds
-of the regimes (``regime_0`` .., ordered by volatility). ``info`` says the most likely regime and its probability by
-asset: ``BTC_regime``, ``BTC_regime_confidence``. A step looks up one row; no network runs.
+of the regimes (``regime_0`` .., ordered by volatility), then what signals say (``garch_direction`` ..). ``info`` says
+the most likely regime and its probability by asset: ``BTC_regime``, ``BTC_regime_confidence``. A step looks up one row;
+no network runs.
 """
 
 from __future__ import annotations
@@ -13,37 +14,37 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.encoding import Encoded
 from envs.simulation import ROW, Simulation
 from markets.compiled import compiled
+from markets.table import CausalTable
 
 Observations = NDArray[np.float32]
 
 
-def wider(space: gym.Space[Any], encoded: Encoded) -> gym.spaces.Box:
-    """Return a box with the encoder's columns behind those of ``space``."""
+def wider(space: gym.Space[Any], table: CausalTable) -> gym.spaces.Box:
+    """Return a box with the columns of ``table`` behind those of ``space``."""
     assert isinstance(space, gym.spaces.Box)
-    table = encoded.table
     return gym.spaces.Box(
         np.concatenate([space.low, table.low]), np.concatenate([space.high, table.high]), dtype=np.float32
     )
 
 
 class EncodeObservation(gym.Wrapper[Any, Any, Any, Any]):
-    """Append the encoder's columns to each observation of a single environment."""
+    """Append the columns of encoder and signals to each observation of a single environment."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self._link()
-        self.observation_space = wider(env.observation_space, self._encoded)
+        self.observation_space = wider(env.observation_space, self._table)
 
     def _link(self) -> None:
         simulation: Simulation = self.env.unwrapped.simulation  # type: ignore[attr-defined]
-        assert simulation.game.encoded is not None
+        encoded, table = simulation.game.encoded, simulation.game.appended
+        assert table is not None
         self._simulation = simulation
-        self._encoded = simulation.game.encoded
-        self._values = self._encoded.table.values
-        self._facts = tuple(self._encoded.facts.items())
+        self._table = table
+        self._values = table.values
+        self._facts = () if encoded is None else tuple(encoded.facts.items())
         self._own = simulation.obs.shape[2]
         self._width = self._own + self._values.shape[1]
 
@@ -55,7 +56,7 @@ class EncodeObservation(gym.Wrapper[Any, Any, Any, Any]):
     @property
     def observation_names(self) -> tuple[str, ...]:
         """A name per column of the observation."""
-        return (*self.env.get_wrapper_attr("observation_names"), *self._encoded.table.names)
+        return (*self.env.get_wrapper_attr("observation_names"), *self._table.names)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -80,7 +81,7 @@ class EncodeObservation(gym.Wrapper[Any, Any, Any, Any]):
         return out
 
     def __getstate__(self) -> dict[str, Any]:
-        linked = ("_simulation", "_encoded", "_values", "_facts", "_own", "_width")
+        linked = ("_simulation", "_table", "_values", "_facts", "_own", "_width")
         return {key: value for key, value in self.__dict__.items() if key not in linked}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -89,22 +90,24 @@ class EncodeObservation(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class EncodeObservationVector(gym.vector.VectorWrapper):
-    """Append the encoder's columns in every lane, the last observations of ended episodes included."""
+    """Append the columns of encoder and signals in every lane, the last observations of ended episodes included."""
 
     def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         self.simulation: Simulation = env.unwrapped.simulation  # type: ignore[attr-defined]
         if hasattr(env, "action_masks"):  # of the families that have them, as from the environment itself
             self.action_masks = env.action_masks
-        assert self.simulation.game.encoded is not None
-        self._encoded = self.simulation.game.encoded
-        self.single_observation_space = wider(env.single_observation_space, self._encoded)
+        encoded, table = self.simulation.game.encoded, self.simulation.game.appended
+        assert table is not None
+        self._table = table
+        self._facts = {} if encoded is None else encoded.facts
+        self.single_observation_space = wider(env.single_observation_space, table)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, env.num_envs)
 
     @property
     def observation_names(self) -> tuple[str, ...]:
         """A name per column of the observation."""
-        return (*self.env.observation_names, *self._encoded.table.names)  # type: ignore[attr-defined]
+        return (*self.env.observation_names, *self._table.names)  # type: ignore[attr-defined]
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin episodes."""
@@ -115,7 +118,7 @@ class EncodeObservationVector(gym.vector.VectorWrapper):
         """Trade one bar in every lane."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         if "final_obs" in infos:
-            rows, values = self.simulation.final_rows, self._encoded.table.values
+            rows, values = self.simulation.final_rows, self._table.values
             for lane in np.flatnonzero(infos["_final_obs"]):
                 infos["final_obs"][lane] = np.concatenate([infos["final_obs"][lane], values[rows[lane]]])
             if "final_info" in infos:
@@ -125,16 +128,16 @@ class EncodeObservationVector(gym.vector.VectorWrapper):
     def _append(self, observations: Observations, rows: NDArray[np.int64], infos: dict[str, Any]) -> Observations:
         if "equity" in infos:
             self._say(infos, rows)
-        return append_rows(observations, self._encoded, rows)
+        return append_rows(observations, self._table, rows)
 
     def _say(self, infos: dict[str, Any], rows: NDArray[np.int64]) -> None:
-        for key, values in self._encoded.facts.items():
+        for key, values in self._facts.items():
             infos[key] = values[rows]
 
 
-def append_rows(observations: Observations, encoded: Encoded, rows: NDArray[np.int64]) -> Observations:
+def append_rows(observations: Observations, table: CausalTable, rows: NDArray[np.int64]) -> Observations:
     """Append ``table[rows]`` to ``(N, D)`` observations: ``(N, D + E)``, fresh."""
-    values = encoded.table.values
+    values = table.values
     own = observations.shape[1]
     out = np.empty((len(observations), own + values.shape[1]), np.float32)
     out[:, :own] = observations

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from agents.signals.model import Floats, SignalModel, Votes
+from encoders.signals.model import Floats, SignalModel, Votes
 from markets import sources
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError, require
@@ -48,6 +48,13 @@ class MeanReversion(SignalModel):
     """
 
     name: ClassVar[str] = "mean_reversion"
+    described: ClassVar[tuple[tuple[str, str, str, str, str], ...]] = (
+        ("direction", "-clip(z / 3, -1, 1) where |z| >= 1.5 and the pair is cointegrated; the other leg times -b",
+         "exposure", "-1 .. 1", "4 half-lives, 24 .. 2,000"),
+        ("confidence", "min(|z| / 3, 1) where the pair votes", "share", "0 .. 1", "4 half-lives, 24 .. 2,000"),
+        ("z", "(spread - mean) / deviation of the spread ln y - a - b ln x", "deviations", "-10 .. 10",
+         "4 half-lives, 24 .. 2,000"),
+    )  # fmt: skip
 
     companion: str = ""
     level: float = 0.05
@@ -116,6 +123,10 @@ class MeanReversion(SignalModel):
             f"no cointegration in the training range (p = {self._learned()['p_value']:.4f}, level {self.level}): "
             "neutral with confidence 0"
         )
+
+    def outside(self) -> str:
+        """Identify the companion's bars."""
+        return sources.load(self.companion).hash if self.companion else ""
 
     def check_fitted(self, data: bytes) -> None:
         """Raise where an entry is missing or of another kind."""

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from agents.signals.model import Floats, SignalModel, Votes, log_returns
+from encoders.signals.model import Floats, SignalModel, Votes, log_returns
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError, require
 from markets.windows import lagged, window_sum
@@ -45,6 +45,13 @@ class GarchMomentum(SignalModel):
     """
 
     name: ClassVar[str] = "garch"
+    described: ClassVar[tuple[tuple[str, str, str, str, str], ...]] = (
+        ("direction", "clip(score / 2, -1, 1) where |score| >= 0.5, score = sum(r, 24) / sqrt(24 h_(t+1))", "exposure",
+         "-1 .. 1", "512"),
+        ("confidence", "min(|score| / 2, 1) where |score| >= 0.5, 0 where h lies above its 95 % quantile of training",
+         "share", "0 .. 1", "512"),
+        ("volatility", "sqrt(h_(t+1) bars a year), h by GARCH(1,1)", "annual volatility", "0 .. 50", "512"),
+    )  # fmt: skip
 
     bars: int = 24
     entry: float = 0.5

@@ -12,6 +12,7 @@ Headlines: a CSV file with columns ``time`` (UTC) and ``headline``.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.signals.model import Floats, SignalModel, Votes
+from encoders.signals.model import Floats, SignalModel, Votes
 from markets import sources
 from markets.bars import Bars, as_time
 from markets.errors import ConfigError, DataError
@@ -54,6 +55,11 @@ class Sentiment(SignalModel):
     """
 
     name: ClassVar[str] = "sentiment"
+    sessions: ClassVar[bool] = True  # a row knows times, not bars
+    described: ClassVar[tuple[tuple[str, str, str, str, str], ...]] = (
+        ("direction", "mean tone of the n headlines of the last 24 hours", "exposure", "-1 .. 1", "0"),
+        ("confidence", "|direction| n / (n + 3)", "share", "0 .. 1", "0"),
+    )
 
     headlines: str = ""
     hours: float = 24.0
@@ -109,6 +115,11 @@ class Sentiment(SignalModel):
         confidence = np.abs(direction) * count / (count + DOUBT)
         wide = (1, len(bars.symbols))
         return Votes(np.tile(direction[:, None], wide), np.tile(confidence[:, None], wide), {})
+
+    def outside(self) -> str:
+        """Identify the headlines, given in memory or in the file."""
+        times, tones = self._read()
+        return hashlib.sha256(times.tobytes() + tones.tobytes()).hexdigest()
 
     def status(self) -> str:
         """Say that there is nothing to read, where there is not."""

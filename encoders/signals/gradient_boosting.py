@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.signals.model import Floats, SignalModel, Votes, asset
+from encoders.signals.model import Floats, SignalModel, Votes, asset
 from markets import features
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError, require
@@ -41,6 +41,12 @@ class GradientBoosting(SignalModel):
 
     name: ClassVar[str] = "boosting"
     member: ClassVar[str] = "trees.json"
+    described: ClassVar[tuple[tuple[str, str, str, str, str], ...]] = (
+        ("direction", "sign(p - 0.5) where |p - 0.5| >= 0.02", "exposure", "-1 .. 1", "the market features'"),
+        ("confidence", "|2 p - 1| where it votes", "share", "0 .. 1", "the market features'"),
+        ("probability", "p of c_(t+4) > c_t, boosted trees over the market features", "probability", "0 .. 1",
+         "the market features'"),
+    )  # fmt: skip
 
     horizon: int = 4
     margin: float = 0.02

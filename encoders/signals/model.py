@@ -9,6 +9,8 @@ Letters: T bars, A assets.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
@@ -16,7 +18,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.agent import Signal
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError
 from markets.table import CausalTable
@@ -27,6 +28,24 @@ KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {  # of a setting: what 
     "bool": (bool, "true or false"),
 }  # fmt: skip
 EVENTS = 8  # funding events that a stream remembers
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a model says of one asset: ``direction`` from -1 (sell) to 1 (buy), and how sure it is, 0 to 1.
+
+    Raises:
+        ConfigError: a number outside its range, or none at all.
+    """
+
+    direction: float
+    confidence: float
+
+    def __post_init__(self) -> None:
+        if not -1.0 <= self.direction <= 1.0:
+            raise ConfigError(f"direction={self.direction!r} must lie in [-1, 1]")
+        if not 0.0 <= self.confidence <= 1.0:
+            raise ConfigError(f"confidence={self.confidence!r} must lie in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -49,10 +68,15 @@ class SignalModel:
     Attributes:
         name: in the table of signals, and the prefix of its columns.
         member: name of a further part of its artefact, where ``fitted`` cannot hold all.
+        sessions: whether it understands bars that stop for the night; one that takes the step over a night for that of
+            one bar does not, and no environment of sessions serves it.
+        described: its columns, for readers: name, formula, unit, bounds, look-back in bars.
     """
 
     name: ClassVar[str] = "signal"
     member: ClassVar[str] = ""
+    sessions: ClassVar[bool] = False
+    described: ClassVar[tuple[tuple[str, str, str, str, str], ...]] = ()
 
     def __post_init__(self) -> None:
         self.fitted: dict[str, Any] | None = None
@@ -154,6 +178,18 @@ class SignalModel:
     def settings(self) -> dict[str, Any]:
         """Return the settings by name, as plain values."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of name, settings and all that was fitted: equal ones say the same of the same bars."""
+        known = [self.name, self.settings(), self._learned(), list(self.symbols), str(self.train_end)]
+        digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+        digest.update(self.dump() if self.member else b"")
+        return digest.hexdigest()
+
+    def outside(self) -> str:
+        """Identify what it reads beside the bars (headlines, another market), as it is now; empty where nothing."""
+        return ""
 
     def dump(self) -> bytes:
         """Return the content of ``member``; models that have one implement this."""
