@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -139,11 +140,20 @@ def _train(
     record_trial(run, choice.best_score, SESSIONS_PER_YEAR if game.starts is not None else game.bars.periods_per_year)
     if choice.best_state is not None:
         _log.info("chosen on validation: the weights after %d steps, Sharpe %.2f", choice.best_steps, choice.best_score)
+        if choice.best_score == 0.0:
+            _log.warning("these weights hardly trade on validation: whatever traded there lost%s", _way_out(model))
     speed = (model.num_timesteps - (done or 0)) / max(checkpoints.seconds - (found.seconds if found else 0.0), 1e-9)
     _log.info("saved %s after %.0f s (%.0f steps/s)", path, checkpoints.seconds, speed)
     if interrupted is not None:
         raise interrupted
     return path
+
+
+def _way_out(model: Any) -> str:
+    """Return what to try where a policy of numbers learned to stay out: its noise pays costs in every bar."""
+    if getattr(model, "use_sde", None) is not False or not isinstance(model.action_space, Box):
+        return ""
+    return "; exploration that holds what it tries pays fewer costs: --set use_sde=true"
 
 
 def _learn(

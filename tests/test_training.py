@@ -280,6 +280,23 @@ def test_a_score_that_is_not_a_number_does_not_lose_the_training(
     assert artefact.load(tmp_path).manifest["chosen_on_validation"]["sharpe"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("score", "more", "said"),
+    [(0.0, {}, "use_sde=true"), (0.0, {"use_sde": True}, "lost"), (0.5, {}, ""), (-0.5, {}, "")],
+)
+def test_weights_that_stay_out_are_said_with_what_to_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    score: float, more: dict[str, Any], said: str,
+) -> None:  # fmt: skip
+    scored = {"score": score, "total_return": 0.0, "max_drawdown": 0.0}
+    monkeypatch.setattr(training, "_validation", lambda *_: lambda _policy: scored)
+    train(config(tmp_path, settings={**SETTINGS["ppo"], **more}))
+    told = [line.message for line in caplog.records if "hardly trade" in line.message]
+    assert bool(told) == bool(said)
+    assert said in "".join(told)
+    assert ("use_sde" in "".join(told)) == (said == "use_sde=true")
+
+
 class Trader:
     """A policy that holds what it is told, by the number of its call."""
 
