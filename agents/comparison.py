@@ -20,7 +20,7 @@ from agents.by_regime import by_regime, regimes_of
 from agents.evaluation import Walk, evaluate, over_seeds, walk
 from agents.recipe import resolve, whole_split
 from agents.significance import best_by_validation, deflate, overfitting
-from agents.trial_registry import trials_on
+from agents.trial_registry import record_evaluated, trials_on
 from envs.make import game_of
 from markets.errors import ArtefactError
 from markets.session_calendar import SESSIONS_PER_YEAR
@@ -81,8 +81,9 @@ def compare(
             merged[f"{recipe}, {len(names)} runs (IQM)"] = over_seeds([rows[name] for name in names])
     periods = result["periods_per_year"]
     scored = periods if result["sessions"] is None else SESSIONS_PER_YEAR
-    manifests = [agent.manifest for agent in agents]
-    known = {game.bars.hash, *(manifest.get("bars", {}).get("hash") for manifest in manifests)}
+    manifests = [{"bars": {"hash": game.bars.hash}, **agent.manifest} for agent in agents]
+    record_evaluated(manifests)
+    known = {game.bars.hash, *(manifest["bars"]["hash"] for manifest in manifests)}
     trials = deflate(result["walks"], named, trials_on(known, manifests, scored), periods)
     deflated = trials.pop("rows")
     merged |= {name: {**rows[name], "deflated_sharpe": deflated[name]} for name in named}

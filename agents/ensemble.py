@@ -63,7 +63,8 @@ class EnsembleAgent(Agent):
     Attributes:
         members, roles, base: the M members, what each is, and the weight it begins with.
         last: the decision of the last ``predict``. failures: how often each member failed, by name.
-        counts: BUY, SELL, HOLD and high-confidence signals of lane 0; both since the last ``bind``.
+        counts: BUY, SELL, HOLD and high-confidence signals of lane 0 and its first asset. spoke: on how many of its
+            bars each member voted on any asset. All since the last ``bind``.
     """
 
     name = "ensemble"
@@ -83,6 +84,7 @@ class EnsembleAgent(Agent):
         self.last: Decision | None = None
         self.failures: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
+        self.spoke: Counter[str] = Counter()
         self._view: MarketView | None = None
         self._held: list[int] = []
         self._asked: list[_Question | None] = [None] * len(members)
@@ -100,6 +102,7 @@ class EnsembleAgent(Agent):
         weights = [k for k, name in enumerate(names) if name.endswith("_weight") and name != "cash_weight"]
         self._held = [names.index("exposure")] if "exposure" in names else weights
         self.counts.clear()
+        self.spoke.clear()
         self.failures.clear()
         return super().bind(names)
 
@@ -139,7 +142,7 @@ class EnsembleAgent(Agent):
             rest = np.where((memory.chosen < 0)[:, None] & anybody, 0.0, rest)
         actions = np.where(decision.label == 0, rest, decision.label * decision.size).astype(np.float32)
         memory.asked = actions.astype(np.float64)
-        self._count(decision)
+        self._count(decision, (direction[0] * confidence[0] != 0.0).any(axis=1))
         return (actions[0] if seen.ndim == 1 else actions), memory
 
     def vote(
@@ -152,16 +155,24 @@ class EnsembleAgent(Agent):
         return self.last.label.astype(np.float64), sure, state
 
     def report(self) -> str:
-        """Say in a sentence what it did since it was bound: signals, high-confidence ones a day, failures."""
+        """Say in a sentence what it did since it was bound: signals of the first asset, high-confidence ones a day, who
+        voted how often, failures."""
         bars = self.counts["bars"]
         days = bars * float(self._view.bars.interval / DAY) if self._view is not None else 0.0
         said = ", ".join(f"{label} {self.counts[label]}" for label in ("BUY", "SELL", "HOLD"))
         failed = ", ".join(f"{name} {count}" for name, count in self.failures.items()) or "none"
         rate = self.counts["new"] / days if days else 0.0
         high = self.counts["high"] / days if days else 0.0
+        shares = ", ".join(f"{member.name} {self.spoke[member.name] / max(bars, 1):.0%}" for member in self.members)
+        settings, silent = self.settings, ""
+        if bars and not self.counts["BUY"] + self.counts["SELL"]:
+            silent = f" (no direction beyond {settings.threshold:g} with a confidence of {settings.floor:g})"
+        symbols = () if self._view is None else self._view.bars.symbols
+        asset = f", {symbols[0]}" if len(symbols) > 1 else ""
         return (
-            f"{bars} bars of the first lane: {said}; confidence >= {self.settings.high:g} on {high:.2f} bars a day, "
-            f"{rate:.2f} of them new signals; failures: {failed}"
+            f"{bars} bars of the first lane{asset}: {said}{silent}; confidence >= {self.settings.high:g} on "
+            f"{high:.2f} bars a day, "
+            f"{rate:.2f} of them new signals; bars with a vote of {shares}; failures: {failed}"
         )
 
     def check(self, env: Any) -> None:
@@ -258,7 +269,8 @@ class EnsembleAgent(Agent):
         held = batch[:, self._held].astype(np.float64)
         return np.clip(np.where(np.isfinite(held), held, memory.asked), -1.0, 1.0)
 
-    def _count(self, decision: Decision) -> None:
+    def _count(self, decision: Decision, spoke: NDArray[np.bool_]) -> None:
+        self.spoke.update(member.name for member, voted in zip(self.members, spoke, strict=True) if voted)
         label = int(decision.label[0, 0])
         high = bool(label and decision.confidence[0, 0] >= self.settings.high)
         before = self.counts["before"]

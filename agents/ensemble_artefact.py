@@ -93,7 +93,7 @@ def build(
         "name": NAMES[ensemble.settings.combine], "algo": "ensemble", "env": where.split(":")[-1], "family": family,
         "arguments": given,
         "requires": fit.requirements(game), "action": action, "encoder": fit.encoder(game), "seed": 0, "policy": {},
-        "lanes": 0, "git": commit(),
+        "lanes": 0, "git": commit(), "bars": {"source": game.bars.source, "hash": game.bars.hash},
     }  # fmt: skip
     _name(members)
     return ensemble

@@ -16,6 +16,7 @@ import numpy as np
 
 from agents import daily
 from agents.option_samples import FITTED_FROM, FITTED_UNTIL
+from agents.significance import FEW
 from markets.errors import require
 from markets.session_calendar import SESSIONS_PER_YEAR
 from markets.storage import replace_file
@@ -158,18 +159,20 @@ def _of_trials(evaluation: Mapping[str, Any]) -> list[str]:
         return []
     tried = (
         f"Tried on these bars as far as this machine knows: {trials['configurations']} configuration(s), "
-        f"{trials['runs']} training run(s) with their seeds. DSR, deflated Sharpe ratio: the probability that the true "
+        f"{trials['runs']} run(s) with their seeds, signals and ensembles included. DSR, deflated Sharpe ratio: the "
+        "probability that the true "
     )
     if trials["runs"] > 1:
         spread = (
             f"the spread of {trials['scored']} validation Sharpe ratios"
+            + (", but no less than that of ratios without skill, 1/sqrt(T)" if trials["scored"] < FEW else "")
             if trials["scored"] > 1
             else "the spread of ratios without skill, 1/sqrt(T)"
         )
         tried += (
             f"one is above {trials['chance_sharpe']:.2f} a year, what the best of {trials['runs']} shows by luck with "
-            f"{spread}. So many trials need {trials['minimum_years']:.1f} years for a Sharpe ratio of 1 not to be "
-            f"luck; this split has {trials['years']:.1f}. "
+            f"{spread}. So many trials without skill and without anything in common need {trials['minimum_years']:.1f} "
+            f"years for the best not to show a ratio of 1; this split has {trials['years']:.1f}. "
         )
     else:
         tried += "one is above 0, since one trial leaves nothing to choose from. "
@@ -178,7 +181,8 @@ def _of_trials(evaluation: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"PBO {found['probability']:.2f}: probability of overfitting by CSCV over the {found['strategies']} agents "
             f"of this table (no baselines), {found['blocks']} blocks of {found['periods'] // found['blocks']} periods, "
-            f"{found['ways']:,} ways; 0.5 is what strategies without skill have."
+            f"{found['ways']:,} ways; 0.5 is what strategies without skill have"
+            f"{', and so few say little' if found['strategies'] < FEW else ''}."
         )
     return sentences
 

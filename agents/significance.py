@@ -3,7 +3,8 @@
 The number of trials N is that of different training runs known on the bars (:mod:`agents.trial_registry`) or at hand,
 since picking the best seed is a choice like any other. Their spread is that of the validation Sharpe ratios per
 period, on which runs are chosen; where fewer than two are known it is ``1 / sqrt(T)``, what T returns of strategies
-without skill have. The deflated Sharpe ratio of a test split that nobody chose on is stricter than it had to be.
+without skill have, and it is no less than that where fewer than ten are. The deflated Sharpe ratio of a test split that
+nobody chose on is stricter than it had to be.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ import numpy as np
 
 from agents import metrics
 from agents.deflated_sharpe import deflated_sharpe, expected_maximum_sharpe, minimum_backtest_years
-from agents.evaluation import WEEK, Walk, scored_curve
+from agents.evaluation import DRAWS, WEEK, Walk, scored_curve
 from agents.overfitting import blocks_for, probability_of_overfitting
 from agents.selection import CLASSES, select
 from agents.trial_registry import Trials
+
+FEW = 10  # scored trials, or strategies of a PBO, below which their spread says little
 
 
 def deflate(walks: Mapping[str, Walk], names: Sequence[str], trials: Trials, periods_per_year: float) -> dict[str, Any]:
     """Return what was tried, and ``rows``: name -> deflated Sharpe ratio (a probability) of each named walk.
 
     It is None for a walk without spread, whose Sharpe ratio is not defined. ``chance_sharpe`` is the annual Sharpe
-    ratio that the best of the trials shows without skill, ``minimum_years`` the length below which that is above 1,
-    ``years`` the length there is.
+    ratio that the best of the trials shows without skill (the spread of fewer than ``FEW`` scored trials is luck
+    itself: there it is no less than the error of a ratio, 1/sqrt(T)), ``minimum_years`` the length below which that is
+    above 1, ``years`` the length there is.
     """
     rows: dict[str, float | None] = {}
     chance = years = 0.0
@@ -35,7 +39,9 @@ def deflate(walks: Mapping[str, Walk], names: Sequence[str], trials: Trials, per
         curve, periods = _curve(walks[name], periods_per_year)
         returns = metrics.simple_returns(curve)
         years = len(returns) / periods
-        deviation = 1.0 / math.sqrt(len(returns)) if trials.deviation is None else trials.deviation
+        deviation = 1.0 / math.sqrt(len(returns))  # of ratios without skill
+        if trials.deviation is not None:
+            deviation = trials.deviation if trials.scored >= FEW else max(trials.deviation, deviation)
         chance = expected_maximum_sharpe(max(trials.runs, 1), deviation) * math.sqrt(periods)
         rows[name] = None
         if metrics.annual_volatility(curve, periods) > 0.0:
@@ -91,7 +97,7 @@ def best_by_validation(
     count = len(returns[names[0]])
     if count < 2:
         return None
-    found = select(returns, min(max(periods * WEEK, 1.0), max(count / 2.0, 1.0)))
+    found = select(returns, min(max(periods * WEEK, 1.0), max(count / 2.0, 1.0)), draws=DRAWS)
     annual = math.sqrt(periods)
     return {
         "chosen": found.name,

@@ -1,14 +1,15 @@
 """Trial registry: every training run on a market and every reading of a test split, so that luck can be counted.
 
 Two files of JSON lines under ``REGIMEGYM_CACHE`` (the user's cache folder without it): ``trials.jsonl``, a line when a
-training begins and one when it ends, and ``test-touches.jsonl``, a line for each evaluation on a test split. A line is
-appended in one write, so that processes do not tear each other's; lines that cannot be read are passed over; a folder
-that cannot be written to is said and tolerated, and the count is then of what is known.
+training begins and one when it ends, one for each signal, ensemble or agent from elsewhere when it is evaluated, and
+``test-touches.jsonl``, a line for each evaluation on a test split. A line is appended in one write, so that processes
+do not tear each other's; lines that cannot be read are passed over; a folder that cannot be written to is said and
+tolerated, and the count is then of what is known.
 
 A *configuration* is what somebody chose: id, its arguments, algorithm, settings, network, lanes. A *run* is a
-configuration with a seed; the same run trained anew, resumed or longer is one run. Both belong to the content of the
-bars, whatever they are called; the same prices cut at other dates are other bars. Trials on other machines or with
-another cache folder are not known, nor those from before this registry.
+configuration with a seed (of an ensemble, with its members); the same run trained anew, resumed or longer is one run.
+Both belong to the content of the bars, whatever they are called; the same prices cut at other dates are other bars.
+Trials on other machines or with another cache folder are not known, nor those from before this registry.
 """
 
 from __future__ import annotations
@@ -81,6 +82,15 @@ def record_trial(run: Mapping[str, Any], sharpe: float | None = None, periods_pe
         _log.warning("the training run could not be written down in %s: %s", trial_log(), error)
 
 
+def record_evaluated(manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Write down saved agents that no training here did: signals, ensembles, policies from elsewhere; once each."""
+    known = {(entry.get("bars"), entry.get("run")) for entry in _entries(trial_log())}
+    for manifest in manifests:
+        run = {**manifest, "bars": manifest["bars"]["hash"]}
+        if (run["bars"], _names(run)[1]) not in known:
+            record_trial(run)
+
+
 def trials_on(bars: Collection[str], agents: Sequence[Mapping[str, Any]] = (), periods_per_year: float = 1.0) -> Trials:
     """Count what was tried on bars with these hashes.
 
@@ -151,7 +161,8 @@ def _names(run: Mapping[str, Any]) -> tuple[str, str]:
     chosen = {key: run[key] for key in CHOSEN}
     chosen["arguments"] = {key: value for key, value in run["arguments"].items() if key not in IRRELEVANT}
     text = json.dumps(chosen, sort_keys=True)
-    return tuple(hashlib.sha256(part.encode()).hexdigest()[:16] for part in (text, f"{text} {run['seed']}"))  # type: ignore[return-value]
+    inside = "".join(f" {member['sha256']}" for member in run.get("members", ()))  # of an ensemble
+    return tuple(hashlib.sha256(part.encode()).hexdigest()[:16] for part in (text, f"{text} {run['seed']}{inside}"))  # type: ignore[return-value]
 
 
 def _per_period(sharpe: Any, periods_per_year: Any) -> float | None:

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--validation", type=float, default=0.25, help="share of each fit that chooses the checkpoint (default 0.25)"
     )
-    parser.add_argument("--embargo-bars", type=whole, default=0, metavar="N", help="bars left out before each test")
+    parser.add_argument(
+        "--embargo-bars", type=whole, default=0, metavar="N", help="bars left out before each test (default: none)"
+    )
     parser.add_argument(
         "--rolling", action="store_true", help="fit on as many bars in every fold, instead of from the first bar on"
     )

@@ -502,6 +502,26 @@ def test_evaluate_prints_members_ensemble_and_baselines_in_one_table(
     assert set(found["selection"]["candidates"]) == {"idle", *names[-4:]}
 
 
+def test_signals_and_ensembles_that_were_evaluated_count_as_trials_ever_after(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def runs(*folders: Path) -> int:
+        capsys.readouterr()
+        words = [str(one) for one in folders]
+        assert regimegym.main(["evaluate", *words, "--split", "validation", "--quiet", "--json", "--out", out]) == 0
+        return int(json.loads(capsys.readouterr().out)["trials"]["runs"])
+
+    out = str(tmp_path / "report")
+    assert runs(folder / "follow") == 1
+    assert runs(folder / "all") == 4
+    for days in ("20", "40"):
+        other = tmp_path / days
+        words = ["--members", str(folder / "ppo"), "--set", f"days={days}", "--out", str(other)]
+        assert regimegym.main(["ensemble", *words]) == 0
+        assert runs(other) == (5 if days == "20" else 6)
+    assert runs(folder / "ppo") == 6  # nobody is forgotten, nobody counts twice
+
+
 def test_high_confidence_signals_are_counted_per_day() -> None:
     """Five hours of the day are sure, in three spells of which one turns: four signals begin, twice over."""
     clock = Clock(walking(60))
@@ -510,6 +530,7 @@ def test_high_confidence_signals_are_counted_per_day() -> None:
     played(ensemble, clock, 48)
     said = "48 bars of the first lane: BUY 8, SELL 2, HOLD 38; confidence >= 0.5 on 5.00 bars a day, 4.00 of them new"
     assert ensemble.report().startswith(said)
+    assert "bars with a vote of says 21%;" in ensemble.report()  # 10 of 48
     ensemble.failures["says"] = 3
     ensemble.bind(["any"])
     assert ensemble.report().startswith("0 bars of the first lane: BUY 0")

@@ -63,7 +63,7 @@ def alone(tmp_path: Path) -> Any:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-W", "error", *arguments]
-        return subprocess.run(command, cwd=work, env=world, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=work, env=world, capture_output=True, text=True, timeout=900)
 
     yield run, place
     for path in [place, *(path for path in place.rglob("*") if path.is_dir())]:
