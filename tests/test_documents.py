@@ -41,4 +41,4 @@ def test_the_python_blocks_of_the_readme_run_as_they_stand(tmp_path, monkeypatch
             continue
         exec(compile(block.replace("learn(10_000)", "learn(4_096)"), "README.md", "exec"), names)
         ran += 1
-    assert ran == 7
+    assert ran == 8

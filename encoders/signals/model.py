@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -58,7 +58,7 @@ class Votes:
 
     direction: Floats
     confidence: Floats
-    more: Mapping[str, tuple[Floats, float, float]]
+    more: Mapping[str, tuple[Floats, float, float]] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
