@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from markets.bars import Bars
 from markets.errors import DataError
@@ -31,8 +32,8 @@ def join_symbols(parts: Sequence[Bars], source: str) -> Bars:
     for part in parts[1:]:
         if part.interval != first.interval or part.market != first.market:
             raise DataError(
-                f"{part.symbols[0]} has bars of {part.interval} of market {part.market!r}, "
-                f"{first.symbols[0]} of {first.interval} of {first.market!r}"
+                f"{part.symbols[0]} has bars of {pd.Timedelta(part.interval)} of market {part.market!r}, "
+                f"{first.symbols[0]} of {pd.Timedelta(first.interval)} of {first.market!r}"
             )
     times = reduce(np.intersect1d, [part.time for part in parts])
     if len(times) < 2:

@@ -565,7 +565,7 @@ def test_hours_that_a_coin_lacks_are_dropped_and_counted(caplog: pytest.LogCaptu
         join_symbols([cut[0], far], "apart")
 
 
-def test_several_files_are_one_basket(tmp_path: Any) -> None:
+def test_several_files_are_one_basket(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     bars = basket_market(300)
     for place, symbol in enumerate(bars.symbols):
         table = pd.DataFrame(
@@ -576,11 +576,18 @@ def test_several_files_are_one_basket(tmp_path: Any) -> None:
     files = "+".join(str(tmp_path / f"{symbol}.csv") for symbol in bars.symbols)
     loaded = sources.load(f"csv:{files}?symbols=BTCUSDT,ETHUSDT,SOLUSDT&interval=1h")
     assert (loaded.symbols, len(loaded), loaded.gaps) == (bars.symbols, 297, 3)
+    text = (tmp_path / "SOLUSDT.csv").read_text()
     (tmp_path / "SOLUSDT.csv").write_text((tmp_path / "ETHUSDT.csv").read_text())
+    with pytest.raises(DataError, match="ETHUSDT and SOLUSDT have the same 299 candles"):
+        sources.load(f"csv:{files}?symbols=BTCUSDT,ETHUSDT,SOLUSDT&interval=1h")
+    (tmp_path / "SOLUSDT.csv").write_text(text.replace(text.splitlines()[-1] + "\n", ""))
     again = sources.load(f"csv:{files}?symbols=BTCUSDT,ETHUSDT,SOLUSDT&interval=1h")
     assert again.hash != loaded.hash, "a file that changed is read again"
     spaced = sources.load(f"csv:{files}?symbols=BTCUSDT, ETHUSDT ,SOLUSDT&interval=1h")
     assert spaced.symbols == bars.symbols, "a space would cost them their contracts"
+    assert "its name speaks of" not in caplog.text
+    assert sources.load(f"csv:{files}?symbols=ETHUSDT,BTCUSDT,SOLUSDT&interval=1h").symbols[0] == "ETHUSDT"
+    assert "BTCUSDT.csv is loaded as ETHUSDT, and its name speaks of BTCUSDT" in caplog.text
     for wrong in ("BTCUSDT,ETHUSDT", "BTCUSDT,ETHUSDT,", "BTCUSDT,,SOLUSDT", ",,"):
         with pytest.raises(ConfigError, match=r"names . symbols for 3 files: name each once"):
             sources.load(f"csv:{files}?symbols={wrong}")

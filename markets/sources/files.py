@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
 from markets.bars import Bars
 from markets.baskets import join_symbols
 from markets.errors import ConfigError, DataError, unknown
@@ -9,6 +13,7 @@ from markets.sources import files_of, find, reject_unknown
 from markets.sources.tables import of_symbol, read_table
 
 OPTIONS = ("funding", "symbol", "symbols", "interval", "stamp", "start", "end", "market", "rename", "vix", "grid")
+_log = logging.getLogger(__name__)
 
 
 def load_parquet(path: str, options: dict[str, str], specification: str) -> Bars:
@@ -47,7 +52,26 @@ def _load(kind: str, path: str, options: dict[str, str], specification: str) -> 
             parts.append(_load_one(kind, file, {**options, "symbol": symbol}, f"{kind}:{file}"))
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
+    _check_labels(dict(zip(named, zip(paths, parts, strict=True), strict=True)))
     return join_symbols(parts, specification)
+
+
+def _check_labels(loaded: Mapping[str, tuple[str, Bars]]) -> None:
+    """Look for files that got another one's symbol, which candles alone cannot tell.
+
+    Raises:
+        DataError: two symbols have the same candles.
+    """
+    for symbol, (file, _) in loaded.items():
+        name = Path(file).stem.upper()
+        other = next((one for one in loaded if one.upper() in name and symbol.upper() not in name), None)
+        if other is not None:
+            _log.warning("%s is loaded as %s, and its name speaks of %s: symbols go by position", file, symbol, other)
+    known: dict[bytes, str] = {}
+    for symbol, (_, part) in loaded.items():
+        twin = known.setdefault(part.close.tobytes() + part.volume.tobytes(), symbol)
+        if twin != symbol:
+            raise DataError(f"{twin} and {symbol} have the same {len(part)} candles: one of the files is there twice")
 
 
 def _load_one(kind: str, path: str, options: dict[str, str], specification: str) -> Bars:
