@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Comparison:
 
     arms: tuple[Arm, ...]
     out: Path
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     bars: str | None = None
     seeds: int = 5
     first_seed: int = 0
@@ -162,11 +162,18 @@ def _made(comparison: Comparison, arm: Arm, seed: int, told: Callable[[int], Non
     if arm.plays is None:
         row = algorithm(recipe.algo)
         record_trial({
-            **found, "settings": {**row.settings, **recipe.settings}, "policy": net_settings(recipe.algo, recipe.settings),
-            "lanes": recipe.lanes or row.lanes,
+            **found, "settings": {**row.settings, **recipe.settings}, "lanes": recipe.lanes or row.lanes,
+            "policy": net_settings(recipe.algo, recipe.settings),
             "arguments": {**arm.arguments, **({"sees": list(arm.sees)} if arm.sees else {})},
         })  # fmt: skip
-    done = {"identity": found, "seed": seed, **arms.play(arm, recipe, bars, seed, comparison.revealed, told)}
+    left = recipe.steps if arm.plays is None else 0
+
+    def within(steps: int) -> None:  # whole rollouts go beyond what was asked, the bar of all runs does not
+        nonlocal left
+        told(min(steps, left))
+        left -= min(steps, left)
+
+    done = {"identity": found, "seed": seed, **arms.play(arm, recipe, bars, seed, comparison.revealed, within)}
     replace_file(_file(comparison, arm, seed), (json.dumps(done, indent=1, allow_nan=False) + "\n").encode())
     return done
 

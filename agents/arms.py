@@ -117,7 +117,8 @@ def game_for(arm: Arm, bars: str | None, split: str, revealed: Revealed | None =
         game = replace(game, revealed=revealed(game.bars, config))
     if not arm.sees:
         return game
-    hidden = [name for name in game.all_names if name not in seen_columns(arm, game.all_names)]
+    shown = set(seen_columns(arm, game.all_names))
+    hidden = [name for name in game.all_names if name not in shown]
     return replace(game, recipe=(family, replace(game.recipe[1], hide=",".join(hidden))))
 
 
@@ -213,7 +214,7 @@ def identity(arm: Arm, recipe: Recipe, bars: str | None, seed: int, revealed: Re
     content: dict[str, Any] = {
         "arm": arm.name, "env": arm.env.split(":")[-1], "arguments": arm.arguments, "algo": recipe.algo,
         "settings": recipe.settings, "steps": recipe.steps, "lanes": recipe.lanes, "split": recipe.split, "seed": seed,
-        "trained": arm.plays is None, "columns": seen_columns(arm, game.all_names), "bars": game.bars.hash,
+        "trained": arm.plays is None, "columns": list(seen_columns(arm, game.all_names)), "bars": game.bars.hash,
         "scaler": game.details["scaler"].hash, "encoder": fit.encoder(game),
     }  # fmt: skip
     if fit.signals(game):

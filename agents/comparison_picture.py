@@ -1,4 +1,4 @@
-"""Picture of a comparison of arms: every run, each arm's interquartile mean, and the paired differences (extra ``viz``)."""
+"""Picture of a comparison of arms: every run, interquartile means, and the paired differences (extra ``viz``)."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ no spread or impact, and exposures up to 5. One environment for all arms, which 
     B   account and the default features            D   A and the exact filter's odds
     F   the closed form on the exact filter         E   A and the true regime
 
-A to E are trained alike; F is not trained (:mod:`agents.regime_truth`) and is what regret is measured from. Each seed is
-a market of its own. The encoder is pretrained without labels on other seeds of the same generator. What is reported::
+A to E are trained alike; F is not trained (:mod:`agents.regime_truth`) and is what regret is measured from. Each seed
+is a market of its own. The encoder is pretrained without labels on other seeds of the same generator. Reported is::
 
     gap closed by X = (X - A) / (D - A),     X = C1, C2, B
 
@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
 SEEDS, STEPS, BARS = 10, 600_000, 60_000
 QUICK: dict[str, int] = {"seeds": 2, "steps": 16_384, "bars": 6_000}
 PRETRAINING_SEEDS = (9001, 9002, 9003, 9004)
-PRETRAINING_BARS, QUICK_PRETRAINING_BARS = 30_000, 6_000
+PRETRAINING_BARS, QUICK_PRETRAINING_BARS = 30_000, 16_000
 GOAL = 0.9  # of the gap, by C2
 _BASE = (*ACCOUNT_NAMES, "return_1")
 SEES: dict[str, tuple[str, ...]] = {

@@ -17,6 +17,7 @@ it looks one bar ahead, so it is a closed form and no optimum of the whole episo
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl
@@ -34,6 +35,9 @@ Floats = NDArray[np.float64]
 
 FILTER, TRUTH = "exact_", "true_"  # prefixes of the columns, followed by the name of a regime
 LOW, HIGH = "best_exposure_low", "best_exposure_high"
+KEPT = 4  # tables per process; one takes a second for 60,000 bars
+
+_tables: OrderedDict[tuple[Any, ...], CausalTable] = OrderedDict()
 
 
 def market_of(bars: Bars) -> RegimeMarket:
@@ -97,12 +101,21 @@ def truth(bars: Bars, config: Any) -> CausalTable:
     market = market_of(bars)
     if getattr(config, "taker_fee", None) is None:
         raise ConfigError("taker_fee=None: the best exposure needs the fee of a trade, such as taker_fee=0.0001")
+    cost, leverage = config.taker_fee * config.cost_scale, config.leverage
+    key = (bars.hash, bars.source, cost, leverage)
+    if key not in _tables:
+        _tables[key] = _truth(bars, market, cost, leverage)
+        while len(_tables) > KEPT:
+            _tables.popitem(last=False)
+    return _tables[key]
+
+
+def _truth(bars: Bars, market: RegimeMarket, cost: float, leverage: float) -> CausalTable:
     returns = returns_of(bars)
     odds = posterior(returns, market)
     assert bars.labels is not None
     known = np.eye(len(market.names))[bars.labels]
-    cost = config.taker_fee * config.cost_scale
-    band = [np.clip(end / config.leverage, -1.0, 1.0) for end in exposure_band(*next_bar(returns, market), cost)]
+    band = [np.clip(end / leverage, -1.0, 1.0) for end in exposure_band(*next_bar(returns, market), cost)]
     names = (*(FILTER + name for name in market.names), *(TRUTH + name for name in market.names), LOW, HIGH)
     low = np.zeros(len(names), np.float32)
     low[-2:] = -1.0
