@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from agents import arms, paired_seeds
+from agents.ablation import ALGORITHMS
 from agents.arms import Arm, Recipe, Revealed
 from agents.sb3 import algorithm, check_device, check_settings, net_settings
 from agents.trial_registry import record_touch, record_trial
@@ -27,7 +28,7 @@ from envs.splits import SPLITS
 from markets.errors import ConfigError, unknown
 from markets.storage import replace_file
 
-FIGURES = ("steps", "episodes", "bars", "score", "sd", "costs")  # of a run, beside its identity
+FIGURES = ("steps", "episodes", "bars", "score", "sd", "ruined", "costs")  # of a run, beside its identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ class Comparison:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
         if self.recipe.split not in SPLITS:
             raise unknown("split", self.recipe.split, SPLITS)
+        if self.recipe.algo not in ALGORITHMS:
+            raise unknown("algo of a comparison", self.recipe.algo, ALGORITHMS)
         check_settings(self.recipe.algo, self.recipe.settings)
         check_device(self.recipe.device)
 

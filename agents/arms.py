@@ -7,16 +7,22 @@ by seed, the same initial weights. A study can append columns that no environmen
 A training ends with its last weights: nothing is chosen on what is scored. The score of a run is the mean log growth of
 an episode over the E whole episodes of a split, each from a flat account::
 
-    score = 1 / E  sum_e ln(V_end / V_0)
+    score = 1 / E  sum_e max(ln(V_end / V_0), ln(ruin))
+
+``ruin`` is the share of the start below which an episode of the environment ends, 0.01 where it has none. A bar that
+takes an account beyond it has no logarithm that means anything, and would decide the score alone; how many episodes
+ended there is told beside it.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -32,6 +38,7 @@ from markets.errors import ConfigError, unknown
 from markets.table import CausalTable
 
 Revealed = Callable[[Bars, Any], CausalTable]  # (bars, configuration of the environment) -> columns
+RUIN = 0.01  # share of the start, of environments that have none of their own
 RESERVED = ("bars", "split", "info", "render_mode")  # the same for all arms, or none of theirs
 
 
@@ -141,7 +148,8 @@ class Recipe:
     """How every arm is trained, and on what it is scored.
 
     Attributes:
-        algo, settings, steps, lanes: as :class:`agents.recipe.TrainingConfig`. device: of torch.
+        algo, settings, steps, lanes: as :class:`agents.recipe.TrainingConfig`; a policy that acts on an observation
+            alone (``ppo``, ``a2c``). device: of torch.
         split: the split that is scored.
     """
 
@@ -172,10 +180,12 @@ def play(
     game = game_for(arm, bars, recipe.split, revealed)
     policy = arm.plays(game.all_names) if arm.plays is not None else model.policy  # type: ignore[union-attr]
     found = score(lambda seen: policy.predict(seen, deterministic=True)[0], game, False)
-    growth = found.returns.sum(axis=1)
+    growth, floor = found.returns.sum(axis=1), math.log(getattr(game.recipe[1], "ruin", RUIN))
+    ruined = int((growth <= floor).sum())
+    growth = np.maximum(growth, floor)
     return {
         "steps": steps, "episodes": len(growth), "bars": found.returns.shape[1], "score": float(growth.mean()),
-        "sd": float(growth.std()), "costs": float(found.costs.mean()), "growth": growth.tolist(),
+        "sd": float(growth.std()), "ruined": ruined, "costs": float(found.costs.mean()), "growth": growth.tolist(),
     }  # fmt: skip
 
 

@@ -106,18 +106,14 @@ def _plan(options: argparse.Namespace) -> Comparison:
 
 
 def _arms(options: argparse.Namespace) -> Comparison:
-    from agents.ablation import ALGORITHMS
     from agents.arm_comparison import Comparison
     from agents.arms import Arm, Recipe, parse_arm
-    from markets.errors import unknown
 
     for name in ("encoder", "quick"):
         if getattr(options, name):
             raise ConfigError(f"--{name} is of --plan regime-gap; an arm takes encoder=DIR")
     if options.env is None or len(options.arm) < 2:
         raise ConfigError("pass --env ID and at least two --arm NAME:key=value,..., or --plan regime-gap")
-    if options.algo not in ALGORITHMS:
-        raise unknown("algo of a comparison", options.algo, ALGORITHMS)
     shared = pairs(options.env_arg, "--env-arg")
     if options.bars is not None and "bars" in shared:
         raise ConfigError("bars are given twice, by --bars and by --env-arg")
@@ -150,12 +146,13 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    view = Table("arm", "columns", "score [95 %]", f"difference from {result['base']} [95 %]", "costs")
+    view = Table("arm", "columns", "score [95 %]", f"difference from {result['base']} [95 %]", "costs", "ruined")
     for name, part in result["arms"].items():
         runs = result["runs"][name]
         costs = sum(row["costs"] for row in runs) / len(runs)
+        ruined = sum(row["ruined"] for row in runs)
         other = _span(result["differences"][name]) if name in result["differences"] else "-"
-        view.add_row(name, str(len(result["columns"][name])), _span(part), other, f"{costs:.4f}")
+        view.add_row(name, str(len(result["columns"][name])), _span(part), other, f"{costs:.4f}", str(ruined))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(
         f"log growth of an episode on {result['split']}, interquartile mean of {len(result['seeds'])} seeds, "

@@ -145,6 +145,24 @@ def test_a_comparison_that_was_stopped_goes_on_and_gives_the_same(
         arm_comparison.run(comparison(tmp_path / "cut"))
 
 
+class Wild:
+    """All in, the other way every bar: ruined by costs of half of what it trades."""
+
+    def predict(self, seen: Any, deterministic: bool) -> tuple[Any, None]:
+        self.side = -getattr(self, "side", 1.0)
+        return np.full((len(seen), 1), self.side, np.float32), None
+
+
+def test_a_ruined_episode_counts_as_the_ruin_it_ended_at() -> None:
+    arguments = {"episode_bars": 100, "taker_fee": 0.3, "leverage": 1.0}
+    wild = arm("wild", arguments=arguments, plays=lambda names: Wild())
+    row = arms.play(wild, Recipe(), BARS.replace("{seed}", "0"), 0)
+    assert row["ruined"] == row["episodes"] > 1
+    assert row["score"] == pytest.approx(np.log(0.01))
+    bold = arm("bold", arguments={**arguments, "ruin": 1e-3}, plays=lambda names: Wild())
+    assert arms.play(bold, Recipe(), BARS.replace("{seed}", "0"), 0)["score"] < np.log(0.01), "the twin of less ruin"
+
+
 def test_trainings_and_readings_of_a_test_split_are_written_down(tmp_path: Path) -> None:
     arm_comparison.run(comparison(tmp_path / "a"))
     assert not touch_log().exists(), "validation is no test"
