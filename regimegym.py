@@ -34,6 +34,7 @@ VERBS = {
     "learnability": "show that an environment can be learned when the answer is revealed, and not otherwise",
     "option-study": "measure same-day options: model against quotes, fairness, what limit and market orders cost",
     "ablate": "measure what observation columns are worth: train with and without them on the same seeds",
+    "compare": "train arms beside each other on the same seeds and compare them; the regime gap",
     "benchmark": "measure speed as CPU-time ratios against reference loops",
 }
 

@@ -180,7 +180,7 @@ def score(policy: Policy, game: Game, revealed: bool) -> Score:
     returns, costs = np.zeros((len(starts), game.episode)), np.zeros(len(starts))
     alive = np.ones(len(starts), bool)
     for step in range(game.episode):
-        before = accounts[:, EQUITY].copy()
+        before = np.maximum(accounts[:, EQUITY], oracle.RUIN)  # of an account that is gone: no warning, and no matter
         seen = simulation.seen()
         simulation.set_actions(policy(reveal(seen, simulation.rows, column) if revealed else seen))
         simulation.run(MODE_DISABLED)

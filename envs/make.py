@@ -48,8 +48,14 @@ def build(family: str, **arguments: Any) -> Any:
 
 def build_vector(family: str, num_envs: int = 1, **arguments: Any) -> Any:
     """Build N lanes natively; what ``gym.make_vec`` calls. ``autoreset_mode`` is NEXT_STEP unless given."""
-    kind, config, own = _resolve(family, arguments, ("autoreset_mode",))
-    game = game_of(family, config)
+    _, config, own = _resolve(family, arguments, ("autoreset_mode",))
+    return lanes_of(game_of(family, config), num_envs, **own)
+
+
+def lanes_of(game: Game, num_envs: int, **own: Any) -> Any:
+    """Build N lanes of a prepared game, such as one that a study has changed; ``own`` are the lanes' own arguments."""
+    family, config = game.recipe
+    kind = family_of(family)
     env: gym.vector.VectorEnv[Any, Any, Any] = kind.vector_env(game, kind.action_space(config), num_envs, **own)
     env = env if game.appended is None else EncodeObservationVector(env)
     return env if game.hidden is None else HideObservationsVector(env)

@@ -111,7 +111,8 @@ class Game:
         recipe: family and configuration it was made from, enough to make it again.
         ledger: where an account row says what is held, traded and paid.
         names, low, high: of the columns that the kernel writes. encoded: what an encoder appends to them. signals:
-            what signals append behind that.
+            what signals append behind that. revealed: what a study shows behind both, such as true regimes; no
+            environment that is made by its id has it.
     """
 
     kernel: Callable[..., int]
@@ -141,6 +142,7 @@ class Game:
     randomised_costs: float = 0.0
     encoded: Encoded | None = None
     signals: Observed | None = None
+    revealed: CausalTable | None = None
     starts: NDArray[np.int64] | None = None
     lengths: NDArray[np.int64] | None = None
     seeded: int | None = None
@@ -152,8 +154,9 @@ class Game:
 
     @cached_property
     def appended(self) -> CausalTable | None:
-        """Rows that stand behind the kernel's columns: the encoder's, then the signals'; None without either."""
+        """Rows that stand behind the kernel's columns: the encoder's, the signals', what is revealed; None without."""
         tables = tuple(part.table for part in (self.encoded, self.signals) if part is not None)
+        tables += () if self.revealed is None else (self.revealed,)
         return join(tables) if tables else None
 
     @property
@@ -389,6 +392,7 @@ class Simulation:
             "bars": self.game.bars.hash,
             "encoder's weights": "" if encoded is None else encoded.sha256,
             "signals' fits": "" if signals is None else signals.models.hash,
+            "revealed columns": "" if self.game.revealed is None else ",".join(self.game.revealed.names),
         }
 
     def __getstate__(self) -> dict[str, Any]:
