@@ -1,10 +1,10 @@
 """Temporal defragmentation: the encoder with memory, from ticks to a live answer.
 
-``fit`` cuts the training range into blocks, trains the encoder, orders the blocks by likeness (pseudo-timeline), trains
-the predictor on that order and fills the registry. ``predict_live`` embeds a window, retrieves the past blocks most like
-it that may be seen at that tick, and answers with what followed them. After the ChronosDefrag document, whose system
-this is; where its published package (0.1.0) departs from the document, or the document from what works, the difference
-stands in the module that holds it. Serving needs no torch.
+``fit`` cuts the training range into blocks, trains the encoder, orders the blocks by likeness (pseudo-timeline),
+trains the predictor on that order and fills the registry. ``predict_live`` embeds a window, retrieves the past blocks
+most like it that may be seen at that tick, and answers with what followed them. After the ChronosDefrag document,
+whose system this is; where the document's form does not work, the difference stands in the module that holds it.
+Serving needs no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,7 @@ from encoders.defrag_chain import timeline_entropy
 from encoders.defrag_config import DefragConfig
 from encoders.defrag_encoder import EncoderWeights, MomentScale, RegimeEncoder, block_moments
 from encoders.defrag_novelty import Novelty
-from encoders.defrag_predictor import PredictorWeights, TemporalPredictor
+from encoders.defrag_predictor import TemporalPredictor
 from encoders.defrag_router import Neighbours, VectorDefragRouter
 from markets.errors import DataError, InSampleError, NotFittedError
 
@@ -43,8 +43,8 @@ class LivePrediction:
     """One answer.
 
     Attributes:
-        alpha_prediction: similarity-weighted mean of the neighbours' realised outcomes, in the outcomes' unit; nan where
-            no neighbour has one (``alpha_count`` is 0): it is absent then, not estimated.
+        alpha_prediction: similarity-weighted mean of the neighbours' realised outcomes, in the outcomes' unit; nan
+            where no neighbour has one (``alpha_count`` is 0): it is absent then, not estimated.
         alpha_count, alpha_standard_error: neighbours with an outcome, and the mean's standard error (nan below two).
         regime_confidence: share of training blocks at least as far from the others as this window, in (0, 1].
         system_latency_ms: wall time of the call.
@@ -190,9 +190,15 @@ class ChronosDefragEngine:
                 "or give it more blocks", dimension,
             )  # fmt: skip
         self.router = VectorDefragRouter(config)
-        self.router.add(z, blocks.ends, known[: used][config.block_len - 1 :: config.block_len])
+        self.router.add(z, blocks.ends, known[:used][config.block_len - 1 :: config.block_len])
         self._fitted = Fitted(
-            scaler, encoder, TemporalPredictor(foretold.weights), Novelty.fit(moments), first_tick + len(raw) - 1, names, log
+            scaler,
+            encoder,
+            TemporalPredictor(foretold.weights),
+            Novelty.fit(moments),
+            first_tick + len(raw) - 1,
+            names,
+            log,
         )
         return log
 
@@ -292,7 +298,7 @@ def weighted_outcome(found: Neighbours) -> tuple[np.float64, int, np.float64]:
     """Return the weighted mean of known outcomes, their count, and the mean's standard error.
 
     ``a = sum w_i y_i``, ``se^2 = n / (n - 1) sum w_i^2 (y_i - a)^2`` with weights that sum to 1 over the n known ones
-    (Cochran 1977, ratio of means, equal denominators); nan where there is no outcome, the error also where there is one.
+    (Cochran 1977, ratio of means, equal denominators); nan where there is no outcome, the error below two.
     """
     known = ~np.isnan(found.outcomes)
     count = int(known.sum())

@@ -1,7 +1,7 @@
 """The engine behind the verbs of a bench of defragmentation encoders, so that any two implementations can be compared.
 
 Verbs: ``fit(x)``, ``embed(w)``, ``order(z)``, ``fill(z, ts)``, ``neighbours(z)``, ``predict(w)``. Outcomes are made
-here, as the bench hands over none: the sum of feature 0 (the return) over the block that follows, known one block later.
+here, as the bench hands over none: the sum of feature 0 (the return) over the block that follows.
 """
 
 from __future__ import annotations

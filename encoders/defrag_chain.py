@@ -70,8 +70,8 @@ def _greedy(z: Array) -> Order:
     rest = np.einsum("nd,nd->n", z, z) - np.einsum("nd,nd->n", leading, leading)
     order = np.zeros(count, np.int64)
     _walk(
-        z, np.ascontiguousarray(leading.T), np.sqrt(np.maximum(rest, 0.0)), np.arange(count), np.empty(count, np.float32),
-        np.float32(SLACK), order,
+        z, np.ascontiguousarray(leading.T), np.sqrt(np.maximum(rest, 0.0)), np.arange(count),
+        np.empty(count, np.float32), np.float32(SLACK), order,
     )  # fmt: skip
     return order
 

@@ -82,7 +82,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ArtefactError: missing, incomplete, altered, of another kind, or with numbers that do not fit; says what.
     """
-    from encoders.defrag import Fitted, FitLog
+    from encoders.defrag import FitLog, Fitted
 
     manifest, members = storage.read(path, (TENSORS,))
     with storage.naming(path, storage.MANIFEST):
@@ -111,7 +111,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         novelty = Novelty(**_part(arrays, "novelty."))
         scaler = BlockScaler(**_part(arrays, "scaler."))
         if len(scaler.center) != config.input_dim or len(names) != config.input_dim:
-            raise ArtefactError(f"scaler of {len(scaler.center)} and names of {len(names)} for {config.input_dim} features")
+            raise ArtefactError(
+                f"scaler of {len(scaler.center)} and names of {len(names)} for {config.input_dim} features"
+            )
         if novelty.points.shape[1] != scale.mean.shape[0]:
             raise ArtefactError(f"novelty reads {novelty.points.shape[1]} moments of {scale.mean.shape[0]}")
         registry = {f"registry.{name}": value for name, value in _part(arrays, "registry.").items()}

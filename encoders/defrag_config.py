@@ -30,9 +30,10 @@ class DefragConfig:
     """Every setting of :class:`encoders.defrag.ChronosDefragEngine`.
 
     Attributes:
-        input_dim: F features a tick. block_len: L ticks a block. latent_dim: D columns of an embedding. hidden: channels
-            of the convolutions. moments_weight: share of an embedding's squared length that the block's moments have (3 F
-            of the D columns); 0 leaves them out. Few blocks want more of it, many less.
+        input_dim: F features a tick. block_len: L ticks a block. latent_dim: D columns of an embedding.
+        hidden: channels of the convolutions.
+        moments_weight: share of an embedding's squared length that the block's moments have (3 F of the D columns); 0
+            leaves them out. Few blocks want more of it, many less.
         scaler: ``standard`` (mean, deviation) or ``robust`` (median, interquartile range), of the training range.
         positives: ``adjacent`` (the block ``lag`` blocks later) or ``augmented`` (the block itself with Gaussian
             ``jitter``, in deviations, and a cyclic shift by up to ``max_shift`` ticks).
@@ -82,8 +83,8 @@ class DefragConfig:
                 raise unknown(name, value, choices)
         for name, least in (
             ("input_dim", 1), ("block_len", REACH + 4), ("latent_dim", 2), ("hidden", 1), ("lag", 1), ("max_shift", 0),
-            ("epochs", 0), ("predictor_epochs", 0), ("epoch_steps", 1), ("batch_size", 2), ("registry_capacity", 1), ("top_k", 1),
-            ("label_horizon", 0), ("seed", 0),
+            ("epochs", 0), ("predictor_epochs", 0), ("epoch_steps", 1), ("batch_size", 2), ("registry_capacity", 1),
+            ("top_k", 1), ("label_horizon", 0), ("seed", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:

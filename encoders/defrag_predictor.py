@@ -50,7 +50,9 @@ class PredictorWeights:
             for part, shape in ((name, shapes[name]), (f"{name}_bias", shapes[name][:1])):
                 found = getattr(self, part)
                 if found.shape != shape or found.dtype != np.float32 or not np.isfinite(found).all():
-                    raise ArtefactError(f"tensor {part!r} must be finite float32 {shape}, is {found.dtype} {found.shape}")
+                    raise ArtefactError(
+                        f"tensor {part!r} must be finite float32 {shape}, is {found.dtype} {found.shape}"
+                    )
 
     @classmethod
     def initial(cls, latent: int, generator: np.random.Generator) -> PredictorWeights:

@@ -30,7 +30,9 @@ class PredictorNetwork(nn.Module):
 
     def __init__(self, weights: PredictorWeights) -> None:
         super().__init__()
-        self.parts = nn.ParameterDict({k: nn.Parameter(torch.from_numpy(v.copy())) for k, v in weights.arrays().items()})
+        self.parts = nn.ParameterDict(
+            {k: nn.Parameter(torch.from_numpy(v.copy())) for k, v in weights.arrays().items()}
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the foretold next rows of ``(B, n, D)``, the same shape."""

@@ -7,6 +7,9 @@ label horizon) and its realised outcome where there is one. The score of row i f
 
 where the cosine is positive; a negative one stays as it is, or age would raise it. Lag and n are both in blocks: over
 the whole registry a similarity loses ``1 - delta``. Source: ChronosDefrag document, "Similarity Persistence Decay".
+
+Retrieval is exact and reads a 16-bit copy of the rows, a quarter of the time of one product with the float32 ones: a
+coarse cosine is wrong by at most ``sqrt(D) / 16384``, and rows that can be among the best are taken in full.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ from markets.errors import ArtefactError, DataError
 
 Array = NDArray[np.float32]
 Ticks = NDArray[np.int64]
+Coarse = NDArray[np.int16]
+
+ONE = 16384  # a coarse 1.0: a product of two unit rows stays below 2^29 and fits 32 bits
+LENGTH = 1e-3  # by which a row's squared length may differ from 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +58,9 @@ class VectorDefragRouter:
         self.visible_from = np.zeros(capacity, np.int64)
         self.outcomes = np.full(capacity, np.nan)
         self.size, self.pointer = 0, 0
-        self._scores = np.zeros(capacity, np.float32)
+        self._coarse = np.zeros((capacity, config.latent_dim), np.int16)
+        self._products = np.zeros(capacity, np.int32)
+        self._slack = np.float32(1.01 * config.latent_dim**0.5 / ONE)
         self._decays = np.ones(capacity, np.float32)
         self._newest = 0
 
@@ -85,9 +94,11 @@ class VectorDefragRouter:
         seen = ends + self.config.label_horizon if visible_from is None else np.asarray(visible_from, np.int64)
         known = np.full(count, np.nan) if outcomes is None else np.asarray(outcomes, np.float64)
         if z.ndim != 2 or z.shape[1] != width or not ends.shape == seen.shape == known.shape == (count,):
-            raise DataError(f"registry: rows {z.shape}, ends {ends.shape}, outcomes {known.shape}; expected (B, {width})")
-        if not np.isfinite(z).all():
-            raise DataError("registry: a row holds a number that is not finite")
+            raise DataError(
+                f"registry: rows {z.shape}, ends {ends.shape}, outcomes {known.shape}; expected (B, {width})"
+            )
+        if not (np.abs(np.einsum("nd,nd->n", z, z) - 1.0) < LENGTH).all():
+            raise DataError("registry: a row is not of unit length, or holds a number that is not finite")
         if (np.diff(ends) < 0).any() or (self.size and count and ends[0] < self._newest):
             raise DataError(f"registry: blocks must come in order of time, the newest here ends at tick {self._newest}")
         if count == 0:
@@ -95,6 +106,7 @@ class VectorDefragRouter:
         kept = min(count, len(self.registry))
         places = (self.pointer + count - kept + np.arange(kept)) % len(self.registry)
         self.registry[places], self.ends[places] = z[count - kept :], ends[count - kept :]
+        self._coarse[places] = coarse(z[count - kept :])
         self.visible_from[places], self.outcomes[places] = seen[count - kept :], known[count - kept :]
         self.pointer = (self.pointer + count) % len(self.registry)
         self.size = min(self.size + count, len(self.registry))
@@ -113,8 +125,11 @@ class VectorDefragRouter:
         rows, scores = np.empty(k, np.int64), np.empty(k, np.float32)
         found = 0
         if n:
-            np.dot(self.registry[:n], z, out=self._scores[:n])
-            found = _best(self._scores[:n], self._decays, self.visible_from, time, rows, scores)
+            products = self._products[:n]
+            _multiply(self._coarse, coarse(z), products)
+            found = _best(
+                products, self._slack, self.registry, z, self._decays, self.visible_from, time, rows, scores
+            )  # fmt: skip
         rows, scores = rows[:found], scores[:found]
         if self.config.decay < 1.0 and found:
             shared = self.config.decay ** ((time - self._newest) / self.config.block_len / n)
@@ -146,24 +161,54 @@ class VectorDefragRouter:
         self.clear()
         try:
             self.add(
-                np.asarray(arrays["registry.rows"], np.float32), np.asarray(arrays["registry.ends"], np.int64),
-                np.asarray(arrays["registry.outcomes"], np.float64), np.asarray(arrays["registry.visible_from"], np.int64),
+                np.asarray(arrays["registry.rows"], np.float32),
+                np.asarray(arrays["registry.ends"], np.int64),
+                np.asarray(arrays["registry.outcomes"], np.float64),
+                np.asarray(arrays["registry.visible_from"], np.int64),
             )  # fmt: skip
         except DataError as error:
             raise ArtefactError(str(error)) from error
 
 
+def coarse(rows: Array) -> Coarse:
+    """Round unit rows to 16 bits."""
+    return np.rint(rows * np.float32(ONE)).astype(np.int16)
+
+
+@compiled
+def _multiply(rows: Coarse, query: Coarse, products: NDArray[np.int32]) -> None:
+    """Product of each row with the query, in 32 bits throughout: processors multiply and add those by the dozen."""
+    for i in range(products.shape[0]):
+        product = np.int32(0)
+        for d in range(query.shape[0]):
+            product = np.int32(product + np.int32(np.int32(rows[i, d]) * np.int32(query[d])))
+        products[i] = product
+
+
 @compiled
 def _best(
-    scores: Array, decays: Array, visible_from: Ticks, time: int, rows: NDArray[np.int64], values: Array
-) -> int:
+    products: NDArray[np.int32], slack: np.float32, exact: Array, query: Array, decays: Array, visible_from: Ticks,
+    time: int, rows: NDArray[np.int64], values: Array,
+) -> int:  # fmt: skip
     """Fill ``rows`` and ``values`` with the best visible scores, best first, and return how many there are."""
-    size, found = rows.shape[0], 0
-    for i in range(scores.shape[0]):
-        score = scores[i]
+    size, width, found = rows.shape[0], query.shape[0], 0
+    scale = np.float32(1.0 / (ONE * ONE))
+    least = np.float32(-4.0)
+    for i in range(products.shape[0]):
+        bound = np.float32(products[i]) * scale + slack
+        if bound <= least:  # age only lowers it
+            continue
+        if bound > 0.0:
+            bound *= decays[i]
+        if bound <= least or visible_from[i] > time:
+            continue
+        cosine = 0.0
+        for d in range(width):
+            cosine += np.float64(exact[i, d]) * np.float64(query[d])
+        score = np.float32(cosine)
         if score > 0.0:
             score *= decays[i]
-        if (found == size and score <= values[size - 1]) or visible_from[i] > time:
+        if found == size and score <= values[size - 1]:
             continue
         place = found if found < size else size - 1
         while place > 0 and values[place - 1] < score:
@@ -173,4 +218,6 @@ def _best(
         values[place], rows[place] = score, i
         if found < size:
             found += 1
+        if found == size:
+            least = values[size - 1]
     return found

@@ -1,6 +1,8 @@
 """Training of the defragmentation encoder (torch): windows of the training range, positives, losses, schedule.
 
-A pass shifts all blocks by one random number of ticks and takes each with its positive; an epoch is as many passes as ``epoch_steps`` batches need, so that few blocks are not trained in a handful of steps. The positive of a window is the window ``lag`` block lengths later and never shares a tick with it. The loss of a batch::
+A pass shifts all blocks by one random number of ticks and takes each with its positive; an epoch is as many passes as
+``epoch_steps`` batches need, so that few blocks are not trained in a handful of steps. The positive of a window is the
+window ``lag`` block lengths later and never shares a tick with it. The loss of a batch::
 
     InfoNCE(projected queries, projected keys) + w_e max(0, H_target - H(z)) + w_c continuity(z, z')
 
@@ -40,7 +42,8 @@ class RegimeNetwork(nn.Module):
 
     def __init__(self, weights: EncoderWeights, temperature: float, generator: np.random.Generator) -> None:
         super().__init__()
-        self.trunk = nn.ParameterDict({k: nn.Parameter(torch.from_numpy(v.copy())) for k, v in weights.arrays().items()})
+        arrays = weights.arrays()
+        self.trunk = nn.ParameterDict({k: nn.Parameter(torch.from_numpy(v.copy())) for k, v in arrays.items()})
         latent = weights.head_weight.shape[0]
         self.project_in = nn.Parameter(_xavier(generator, latent, latent))
         self.project_out = nn.Parameter(_xavier(generator, PROJECTED, latent))
@@ -87,7 +90,9 @@ def train_encoder(
     length, lag = config.block_len, config.lag if config.positives == "adjacent" else 1
     blocks = len(ticks) // length
     if blocks < lag + 2:
-        raise DataError(f"{blocks} blocks leave fewer than 2 pairs that are lag={lag} blocks apart: lag at most {blocks - 2}")
+        raise DataError(
+            f"{blocks} blocks leave fewer than 2 pairs that are lag={lag} blocks apart: lag at most {blocks - 2}"
+        )
     network = RegimeNetwork(weights, config.temperature, generator)
     windows = torch.from_numpy(np.ascontiguousarray(ticks)).unfold(0, length, 1)  # (T - L + 1, F, L), a view
     pairs = blocks - lag
