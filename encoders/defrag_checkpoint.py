@@ -65,6 +65,7 @@ def write_checkpoint(path: Path, config: DefragConfig, fitted: Fitted, router: V
         **fitted.scaler.arrays(),
         **{f"encoder.{name}": value for name, value in fitted.encoder.weights.arrays().items()},
         "moments.mean": fitted.encoder.scale.mean, "moments.deviation": fitted.encoder.scale.deviation,
+        "moments.persistence": fitted.encoder.scale.persistence,
         **{f"predictor.{name}": value for name, value in fitted.predictor.weights.arrays().items()},
         **fitted.novelty.arrays(), **router.arrays(),
     }  # fmt: skip
@@ -99,7 +100,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         for name, value in arrays.items():
             if name != "registry.outcomes" and not np.isfinite(value).all():
                 raise ArtefactError(f"tensor {name!r} holds a number that is not finite")
-        scale = MomentScale(arrays["moments.mean"], arrays["moments.deviation"])
+        scale = MomentScale(**_part(arrays, "moments."))
         encoder = RegimeEncoder(EncoderWeights(**_part(arrays, "encoder.")), scale, config.moments_weight)
         found = (encoder.weights.a_weight.shape, encoder.weights.head_weight.shape[0])
         expected = ((config.hidden, config.input_dim, encoder.weights.a_weight.shape[2]), config.learned_dim)

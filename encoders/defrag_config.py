@@ -33,7 +33,7 @@ class DefragConfig:
         input_dim: F features a tick. block_len: L ticks a block. latent_dim: D columns of an embedding.
         hidden: channels of the convolutions.
         moments_weight: share of an embedding's squared length that the block's moments have (3 F of the D columns); 0
-            leaves them out. Few blocks want more of it, many less.
+            leaves them out.
         scaler: ``standard`` (mean, deviation) or ``robust`` (median, interquartile range), of the training range.
         positives: ``adjacent`` (the block ``lag`` blocks later) or ``augmented`` (the block itself with Gaussian
             ``jitter``, in deviations, and a cyclic shift by up to ``max_shift`` ticks).
@@ -51,7 +51,7 @@ class DefragConfig:
     block_len: int = 64
     latent_dim: int = 64
     hidden: int = 32
-    moments_weight: float = 0.2
+    moments_weight: float = 0.5
     scaler: str = "standard"
     positives: str = "adjacent"
     lag: int = 1

@@ -2,13 +2,15 @@
 
 ``x (N, L, F)`` scaled blocks; three valid (unpadded) convolutions of width 5, dilations 1, 2, 4, ReLU, the last two
 residual; mean and deviation over the positions that remain; a linear head; unit length. Beside it the block's moments
-(mean, log deviation, lag-1 autocorrelation of each feature), standardised on the training range, unit length::
+(mean, log deviation, lag-1 autocorrelation of each feature), standardised on the training range, each times its
+persistence r_j, the correlation between a block and the next; unit length::
 
-    u = unit(W_h [mean_t y, std_t y] + b_h)        z = [sqrt(w) unit(m), sqrt(1 - w) u]        |z| = 1
+    u = unit(W_h [mean_t y, std_t y] + b_h)     z = [sqrt(w) unit(r m), sqrt(1 - w) u]     |z| = 1
 
 Position t of a convolution reads ticks t - 28 .. t of its own block: causal, and free of what padding would invent.
-The learned part sees what moments cannot (order, interplay); moments alone beat the published package, joined with a
-learned part they beat both. Nothing here needs torch; training is :mod:`encoders.defrag_training`.
+A moment that does not outlast its block is the noise of its ticks, and standardising alone gives it as much weight as
+one that a regime moves. The learned part sees what moments cannot (order, interplay) and needs some thousand blocks to
+add to them. Nothing here needs torch; training is :mod:`encoders.defrag_training`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ Array = NDArray[np.float32]
 
 CHUNK = 128  # blocks a pass: the work space stays in the processor's cache
 FLOOR = 1e-6  # of a deviation and of a norm
+LEAST_PERSISTENCE = 0.01  # of a moment: where none persists all count alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,23 +87,37 @@ class EncoderWeights:
 
 @dataclass(frozen=True, eq=False)
 class MomentScale:
-    """Mean and deviation of each moment over the training blocks, ``(3 F,)``."""
+    """Of each moment over the training blocks, ``(3 F,)``: mean, deviation, and persistence from 0.01 to 1."""
 
     mean: Array
     deviation: Array
+    persistence: Array
+
+    def __post_init__(self) -> None:
+        if not (self.mean.ndim == 1 and self.mean.shape == self.deviation.shape == self.persistence.shape):
+            raise ArtefactError("moments: mean, deviation and persistence must be three rows of one length")
+        if not (self.deviation > 0.0).all():
+            raise ArtefactError("moments: a deviation is not above 0")
 
     @classmethod
     def neutral(cls, features: int) -> MomentScale:
         """Return the scale that changes nothing."""
-        return cls(np.zeros(MOMENTS * features, np.float32), np.ones(MOMENTS * features, np.float32))
+        return cls(
+            np.zeros(MOMENTS * features, np.float32),
+            np.ones(MOMENTS * features, np.float32),
+            np.ones(MOMENTS * features, np.float32),
+        )
 
     @classmethod
     def fit(cls, moments: Array) -> MomentScale:
-        """Fit on ``(N, 3 F)`` moments of training blocks."""
+        """Fit on ``(N, 3 F)`` moments of training blocks in order of time."""
         wide = moments.astype(np.float64)
         deviation = wide.std(0)
         deviation = np.where(deviation > FLOOR, deviation, 1.0)
-        return cls(wide.mean(0).astype(np.float32), deviation.astype(np.float32))
+        apart = (wide - wide.mean(0)) / deviation
+        persistence = np.clip((apart[1:] * apart[:-1]).mean(0), LEAST_PERSISTENCE, 1.0)
+        parts = (wide.mean(0), deviation, persistence)
+        return cls(*(part.astype(np.float32) for part in parts))
 
     def apply(self, moments: Array) -> Array:
         """Standardise."""
@@ -140,7 +157,7 @@ class RegimeEncoder:
         if moments is None:
             moments = self.moments(values)
         shares = np.float32(self.moments_weight**0.5), np.float32((1.0 - self.moments_weight) ** 0.5)
-        return np.concatenate([shares[0] * unit(moments), shares[1] * learned], 1)
+        return np.concatenate([shares[0] * unit(moments * self.scale.persistence), shares[1] * learned], 1)
 
     def moments(self, values: Array) -> Array:
         """Return standardised moments ``(N, 3 F)``, not of unit length: how far out a block is."""
