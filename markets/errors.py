@@ -35,6 +35,10 @@ class InSampleError(RegimeGymError):
     """An evaluation would begin inside the range on which something was fitted."""
 
 
+class NotFittedError(RegimeGymError, RuntimeError):
+    """Something that has to be fitted or loaded first was asked for an answer."""
+
+
 class ArtefactError(RegimeGymError):
     """A saved file is incomplete, altered or does not fit; the message names the member."""
 
