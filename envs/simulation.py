@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.encoding import Encoded
+from envs.leverage import LeverageControl
 from envs.signals import Observed
 from markets.bars import Bars, as_time
 from markets.errors import ActionError, ArtefactError, ConfigError, unknown
@@ -111,7 +112,8 @@ class Game:
         recipe: family and configuration it was made from, enough to make it again.
         ledger: where an account row says what is held, traded and paid.
         names, low, high: of the columns that the kernel writes. encoded: what an encoder appends to them. signals:
-            what signals append behind that.
+            what signals append behind that. control: what leverage each bar is decided with, where it is not the same
+            for all; its column stands last.
     """
 
     kernel: Callable[..., int]
@@ -141,6 +143,7 @@ class Game:
     randomised_costs: float = 0.0
     encoded: Encoded | None = None
     signals: Observed | None = None
+    control: LeverageControl | None = None
     starts: NDArray[np.int64] | None = None
     lengths: NDArray[np.int64] | None = None
     seeded: int | None = None
@@ -152,8 +155,9 @@ class Game:
 
     @cached_property
     def appended(self) -> CausalTable | None:
-        """Rows that stand behind the kernel's columns: the encoder's, then the signals'; None without either."""
-        tables = tuple(part.table for part in (self.encoded, self.signals) if part is not None)
+        """Rows that stand behind the kernel's columns: the encoder's, the signals', the leverage; None without any."""
+        parts = (self.encoded, self.signals, self.control)
+        tables = tuple(part.table for part in parts if part is not None and part.table is not None)
         return join(tables) if tables else None
 
     @property
