@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.change_odds import usual_window
 from markets.bars import Bars
 from markets.symbols import base_asset, base_assets
 from markets.table import CausalTable, join
@@ -35,8 +36,8 @@ class Encoded:
         table: ``(T, E)`` embedding and odds. name, sha256: of the encoder.
         facts: info key -> ``(T,)`` array: regime and its confidence, by symbol.
         regimes: how many of the last columns are odds, of one symbol.
-        change: odds ``(T,)`` that the regime changed within that many last bars (None: the encoder's choice); None of
-            an encoder that has none, and of several symbols.
+        change_bars: bars of a recent change where nobody says how many. change: odds ``(T,)`` that the regime changed
+            within that many last bars (None: ``change_bars``); None of an encoder without, and of several symbols.
     """
 
     table: CausalTable
@@ -44,6 +45,7 @@ class Encoded:
     sha256: str
     facts: dict[str, NDArray[Any]]
     regimes: int = 0
+    change_bars: int = 0
     change: Callable[[int | None], NDArray[np.float64]] | None = None
 
 
@@ -87,5 +89,7 @@ def _view(encoder: Encoder, bars: Bars, name: str) -> Encoded:
     odds = table.values[:, -encoder.regimes :]
     base = base_asset(bars.symbols[0])
     facts = {f"{base}_regime": odds.argmax(axis=1), f"{base}_regime_confidence": odds.max(axis=1).astype(np.float64)}
-    change = partial(encoder.change_odds, bars) if hasattr(encoder, "change_odds") else None
-    return Encoded(table, name, encoder.hash, facts, encoder.regimes, change)
+    if not hasattr(encoder, "change_odds"):
+        return Encoded(table, name, encoder.hash, facts, encoder.regimes)
+    recent = usual_window(encoder.belief.transition)  # type: ignore[attr-defined]
+    return Encoded(table, name, encoder.hash, facts, encoder.regimes, recent, partial(encoder.change_odds, bars))

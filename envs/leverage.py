@@ -3,15 +3,17 @@
 With odds p of K regimes at the close of bar t, r the most likely one and c = p_r its odds, base leverage b, multipliers
 m and maximum M::
 
-    L = clip(b m_r, 1, M)                    without confidence_scaling
-    L = 1 + (clip(b m_r, 1, M) - 1) c        with it: what is doubtful stays near the minimum
+    L = clip(b m_r, 1, M)              without confidence_scaling
+    L = clip(b sum_k p_k m_k, 1, M)    with it: a regime weighs as much as it is likely
     L = max(1, L h)      where the regime has just changed (h = transition_factor, a half)
     L = 1                where c < minimum_confidence, or the bar is unlike what the encoder was trained on
     L = 1                where odds cannot be read, or no multiplier is known for r; such bars are counted
 
-It depends on the market alone, so that it is decided once for every bar (:class:`LeverageControl`), from what is known
-at its close. An account then gets the smaller of L and what the margin tiers allow it
-(:func:`markets.perpetual.bounded_leverage`), inside the compiled step.
+Of these the smallest of the last ``patience_bars`` bars is asked for: a cut acts at once, and leverage rises only when
+every one of them allowed it, since odds tremble and each change of L is a trade. It depends on the market alone, so
+that it is decided once for every bar (:class:`LeverageControl`), from what is known at its close. An account then gets
+the smaller of L and what the margin tiers allow it (:func:`markets.perpetual.bounded_leverage`), inside the compiled
+step.
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ from markets.table import CausalTable
 Floats = NDArray[np.float64]
 
 MINIMUM = 1.0  # leverage where nothing is known
-CUTS = ("", "transition", "confidence", "novelty", "unknown")  # why a bar has less; a later one overrules
+CUTS = ("", "patience", "transition", "confidence", "novelty", "unknown")  # why a bar has less; a later one overrules
 CUT_NAMES = np.array(CUTS, dtype=object)
 CALM, WILD = 1.5, 0.5  # multipliers of the calmest and the wildest regime where none are given, the others between
 COLUMN = "requested_leverage"
 SUM_ERROR = 1e-3  # odds are served as float32, and may be those of merged regimes
 KIND = "regime"
+LONGEST = 4096  # bars that may be looked back on
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +77,11 @@ class RegimeAwareLeverageController:
         base_leverage: b. max_leverage: M, at most 125; the tiers of a contract may allow less.
         multipliers: of each regime, calmest first (encoders order them by volatility), or regime -> multiplier. A
             regime without one counts as unknown. None: evenly from 1.5 to 0.5, which is a choice and no calibration.
-        confidence_scaling: weigh what exceeds the minimum by the odds of the most likely regime.
+        confidence_scaling: weigh the multipliers by the odds of their regimes; one that is not known weighs as 1 / b.
         minimum_confidence: odds of the most likely regime below which leverage is 1.
         transition_factor: h. transition_odds: odds of a recent change from which it applies (1: never).
         transition_bars: what is recent; None is a sixth of the mean spell of the encoder's chain.
+        patience_bars: how many bars have to allow a leverage before it is asked for, this one among them.
         novelty_limit: mean square of the standardised embedding, 1 on the encoder's training range, above which a bar
             is unlike that range. It is at most 25, the embedding being clipped at 5 deviations; 25 never cuts.
 
@@ -89,10 +93,11 @@ class RegimeAwareLeverageController:
     max_leverage: float = 5.0
     multipliers: Mapping[int, float] | Sequence[float] | None = None
     confidence_scaling: bool = True
-    minimum_confidence: float = 0.4
+    minimum_confidence: float = 0.3
     transition_factor: float = 0.5
     transition_odds: float = 0.5
     transition_bars: int | None = None
+    patience_bars: int = 12
     novelty_limit: float = 6.0
 
     def __post_init__(self) -> None:
@@ -103,9 +108,12 @@ class RegimeAwareLeverageController:
             _check_number(name, getattr(self, name), low, high)
         if not isinstance(self.confidence_scaling, bool):
             raise ConfigError(f"confidence_scaling={self.confidence_scaling!r} must be True or False")
-        bars = self.transition_bars
-        if bars is not None and (isinstance(bars, bool) or not isinstance(bars, int | np.integer) or bars < 1):
-            raise ConfigError(f"transition_bars={bars!r} must be a whole number of at least 1, or None")
+        for name in ("transition_bars", "patience_bars"):
+            bars = getattr(self, name)
+            if bars is None and name == "transition_bars":
+                continue
+            if isinstance(bars, bool) or not isinstance(bars, int | np.integer) or not 1 <= bars <= LONGEST:
+                raise ConfigError(f"{name}={bars!r} must be a whole number from 1 to {LONGEST}")
         for regime, value in _items(self.multipliers):
             if isinstance(regime, bool) or not isinstance(regime, int | np.integer) or not 0 <= regime < 1_000:
                 raise ConfigError(f"multipliers: regime {regime!r} must be a whole number from 0 to 999")
@@ -176,6 +184,8 @@ class RegimeAwareLeverageController:
     def decide(self, odds: Any, change_odds: Any, novelty: Any) -> tuple[Floats, NDArray[np.int8]]:
         """Return the leverage of each bar ``(T,)``, and why it is cut: ``(T,)``, places in ``CUTS``.
 
+        Row t knows bars 0..t, and before ``patience_bars`` have passed those that there were.
+
         Args:
             odds: ``(T, K)`` of the regimes. change_odds: ``(T,)`` that the regime changed lately.
             novelty: ``(T,)`` mean square of the standardised embedding; NaN counts as unlike the training range.
@@ -189,7 +199,11 @@ class RegimeAwareLeverageController:
         unlike = ~(np.asarray(novelty, np.float64) <= self.novelty_limit)
         leverage[unlike] = MINIMUM
         cut[known & unlike] = CUTS.index("novelty")
-        return leverage, cut
+        patient = leverage.copy()
+        for back in range(1, min(self.patience_bars, len(leverage))):
+            np.minimum(patient[back:], leverage[:-back], out=patient[back:])
+        cut[(cut == 0) & (patient < leverage)] = CUTS.index("patience")
+        return patient, cut
 
     def control(self, encoded: Encoded) -> LeverageControl:
         """Decide every bar of an encoded market.
@@ -204,20 +218,20 @@ class RegimeAwareLeverageController:
                 f"multipliers name regime {beyond[0]}, and encoder {encoded.name!r} has {count}, counted from 0"
             )
         if encoded.change is None:
-            raise ConfigError(f"encoder {encoded.name!r} has no odds of a change of regime: leverage_control needs them")
+            raise ConfigError(
+                f"encoder {encoded.name!r} has no odds of a change of regime: leverage_control needs them"
+            )
         embedding = values[:, :-count].astype(np.float64)
         novelty = np.mean(embedding * embedding, axis=1)
         requested, cut = self.decide(values[:, -count:], encoded.change(self.transition_bars), novelty)
-        return self.controlled(requested, cut, encoded.table)
-
-    def controlled(self, requested: Floats, cut: NDArray[np.int8], table: CausalTable) -> LeverageControl:
-        """Put decisions ``(T,)`` beside the encoder's ``table`` that they were made from."""
+        back = self.patience_bars - 1 + (self.transition_bars or encoded.change_bars)  # bars that a decision looks back
+        table = encoded.table
         unknown_rows = cut == CUTS.index("unknown")
         unknown_rows[: table.valid_from] = False  # never served
         column = (requested / self.max_leverage).astype(np.float32)[:, None]
         served = CausalTable(
             values=np.ascontiguousarray(column), names=(COLUMN,), low=np.zeros(1, np.float32),
-            high=np.ones(1, np.float32), valid_from=table.valid_from, bars_hash=table.bars_hash,
+            high=np.ones(1, np.float32), valid_from=min(table.valid_from + back, len(table)), bars_hash=table.bars_hash,
             train_end=table.train_end,
         )  # fmt: skip
         fallbacks = np.concatenate([[0], np.cumsum(unknown_rows)])
@@ -226,7 +240,7 @@ class RegimeAwareLeverageController:
     def _by_regime(self, odds: Floats) -> tuple[Floats, NDArray[np.int8]]:
         """Return leverage by regime and confidence ``(T,)``, and the cuts that these two made."""
         count = odds.shape[1]
-        multipliers = self._multipliers(count)
+        multipliers = self._of_regimes(count)
         with np.errstate(invalid="ignore"):
             valid = np.isfinite(odds).all(axis=1) & (odds >= 0.0).all(axis=1)
             valid &= np.abs(odds.sum(axis=1) - 1.0) <= SUM_ERROR
@@ -235,15 +249,17 @@ class RegimeAwareLeverageController:
         confidence = np.minimum(safe[np.arange(len(safe)), regime], 1.0)
         multiplier = multipliers[regime]
         valid &= np.isfinite(multiplier)
-        wanted = np.clip(self.base_leverage * np.where(valid, multiplier, 0.0), MINIMUM, self.max_leverage)
-        leverage = MINIMUM + (wanted - MINIMUM) * confidence if self.confidence_scaling else wanted
+        if self.confidence_scaling:
+            multiplier = safe @ np.where(np.isfinite(multipliers), multipliers, MINIMUM / self.base_leverage)
+        wanted = np.where(valid, self.base_leverage * multiplier, MINIMUM)
+        leverage = np.clip(wanted, MINIMUM, self.max_leverage)
         doubtful = confidence < self.minimum_confidence
         cut = np.zeros(len(odds), np.int8)
         cut[doubtful] = CUTS.index("confidence")
         cut[~valid] = CUTS.index("unknown")
         return np.where(valid & ~doubtful, leverage, MINIMUM), cut
 
-    def _multipliers(self, count: int) -> Floats:
+    def _of_regimes(self, count: int) -> Floats:
         """Return the multiplier of each of ``count`` regimes, NaN where none is known."""
         if self.multipliers is None:
             return np.linspace(CALM, WILD, count)
@@ -287,5 +303,6 @@ def _truth(text: str) -> bool:
 
 READERS: dict[str, Any] = {
     "max_leverage": float, "multipliers": _multipliers_of, "confidence_scaling": _truth, "minimum_confidence": float,
-    "transition_factor": float, "transition_odds": float, "transition_bars": int, "novelty_limit": float,
+    "transition_factor": float, "transition_odds": float, "transition_bars": int, "patience_bars": int,
+    "novelty_limit": float,
 }  # fmt: skip

@@ -117,8 +117,8 @@ class PerpFuturesConfig:
             _check_number(name, getattr(self, name), low, high)
         for name, kinds in (
             ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("symbol", str),
-            ("encoded", str), ("encoder", str), ("odds", str), ("hide", str), ("leverage_control", str), ("signals", (str, SignalSet)),
-            ("scaler", (str, features.FeatureScaler)),
+            ("encoded", str), ("encoder", str), ("odds", str), ("hide", str), ("signals", (str, SignalSet)),
+            ("leverage_control", str), ("scaler", (str, features.FeatureScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
                 hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""
@@ -143,8 +143,8 @@ class PerpFuturesConfig:
             RegimeAwareLeverageController.parse(self.leverage_control, self.leverage)
             if not self.encoded:
                 raise ConfigError(
-                    f"leverage_control={self.leverage_control!r} needs an encoder's regime odds: pass encoded='jepa' as "
-                    "well, or make PerpFutures-JEPA-RegimeLeverage-v0"
+                    f"leverage_control={self.leverage_control!r} needs an encoder's regime odds: pass encoded='jepa' "
+                    "as well, or make PerpFutures-JEPA-RegimeLeverage-v0"
                 )
 
 

@@ -141,7 +141,8 @@ def _game(config: PerpFuturesConfig) -> Game:
         control = controller.control(encoded)
         market[:, columns.ASKED_LEVERAGE] = control.requested
     first, stop = split_rows(bars, config.split, config.train_end, config.validation_end)
-    warm = max(warm, table.valid_from, *(part.table.valid_from for part in (encoded, signals) if part is not None))
+    tables = (table, *(part.table for part in (encoded, signals, control) if part is not None))
+    warm = max(warm, *(one.valid_from for one in tables if one is not None))
     first, last = max(first, warm), stop - 1
     evaluating = config.split != "train"
     length = config.episode_bars if config.episode_bars is not None else (0 if evaluating else TRAINING_EPISODE)
