@@ -250,7 +250,8 @@ class RegimeAwareLeverageController:
         multiplier = multipliers[regime]
         valid &= np.isfinite(multiplier)
         if self.confidence_scaling:
-            multiplier = safe @ np.where(np.isfinite(multipliers), multipliers, MINIMUM / self.base_leverage)
+            weights = np.where(np.isfinite(multipliers), multipliers, MINIMUM / self.base_leverage)
+            multiplier = np.sum(safe * weights, axis=1)  # no matrix product: its last bit may depend on T
         wanted = np.where(valid, self.base_leverage * multiplier, MINIMUM)
         leverage = np.clip(wanted, MINIMUM, self.max_leverage)
         doubtful = confidence < self.minimum_confidence
