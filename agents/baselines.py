@@ -217,7 +217,9 @@ PORTFOLIO_BASELINES: dict[str, Callable[[], Agent]] = {
     "equal weights, daily": EqualWeightsDaily,
 }
 CHANGED: dict[str, dict[str, dict[str, float | str | None]]] = {
-    "PerpFutures": {name: {"contract_leverage": None, "leverage_control": "", **changes} for name, changes in UNLEVERED.items()},
+    "PerpFutures": {
+        name: {"contract_leverage": None, "leverage_control": "", **changes} for name, changes in UNLEVERED.items()
+    },
     "SpotCrypto": {"equal weights, daily": {"rebalance_band": 0.005}},
 }
 OF_FAMILY: dict[str, Mapping[str, Callable[[], Agent]]] = {

@@ -57,8 +57,8 @@ def _leverage() -> str:
 
     return (
         "\n| column | formula | unit | served | bounds | look-back |\n|---|---|---|---|---|---|\n"
-        f"| {COLUMN} | leverage asked for the next action / max_leverage, `envs.leverage` | fraction | as is | 0 .. 1 | "
-        "patience_bars - 1 + transition_bars |\n\n"
+        f"| {COLUMN} | leverage asked for the next action / max_leverage (`envs.leverage`) | fraction | as is | 0 .. 1 "
+        "| patience_bars - 1 + transition_bars |\n\n"
     )
 
 

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from registered import SMALL, family, make, perpetual_market
-from test_leverage import BOLD, ID, WILD, constant
+from test_leverage import BOLD, ID, constant
 
 from agents import fit, lookahead, oracle
 from agents.lanes import Lanes
@@ -21,7 +21,7 @@ from envs import perp_columns as pc
 from envs.leverage import CUTS, LeverageControl
 from envs.make import build, build_vector, game_of
 from envs.perp_config import PerpFuturesConfig
-from envs.simulation import EQUITY, LEVERAGE
+from envs.simulation import EQUITY, LEVERAGE, ROW
 from envs.wrappers.leverage import RegimeAwareLeverageController, ScaleLeverage, ScaleLeverageVector
 from envs.wrappers.limit_risk import LimitRisk
 from markets import sources
@@ -90,8 +90,11 @@ def test_lanes_equal_single_envs_bit_for_bit(control: str) -> None:
 
 
 def test_lanes_of_another_controller_are_told_apart() -> None:
-    given, other = ({**settings(control), "leverage": 2.0} for control in ("regime", "regime?patience_bars=11"))
-    lanes = build_vector("PerpFutures", 2, encoded="jepa", autoreset_mode="SameStep", **given)
+    given, other = (
+        {"bars": SMALL, "leverage_control": control, "random_start": False}
+        for control in ("regime", "regime?patience_bars=11")
+    )
+    lanes = build_vector("PerpFutures", 2, encoded="jepa", leverage=2.0, autoreset_mode="SameStep", **given)
     wrong, _ = lane_faults(lanes, [make(ID, **other) for _ in range(2)], 100)
     assert wrong >= {"leverage", "requested_leverage", "obs"}
 
@@ -102,15 +105,16 @@ def test_lanes_of_another_controller_are_told_apart() -> None:
 def walked(env: Any, steps: int = 80) -> list[tuple[Any, ...]]:
     """Play on with seeded actions: what info tells, step by step."""
     random = np.random.default_rng(SEED)
-    return [tuple(env.step(random.uniform(-1.0, 1.0, 1))[4][key] for key in TOLD) for _ in range(steps)]
+    infos = [env.step(random.uniform(-1.0, 1.0, 1))[4] for _ in range(steps)]
+    return [tuple(info[key] for key in TOLD) for info in infos]
 
 
 def test_a_wrapper_by_hand_does_what_the_argument_does_and_survives_copies() -> None:
     start = {"start": "2020-03-05"}
-    by_id = make(ID, bars=WILD, leverage=3.0)
+    by_id = make(ID, bars=SMALL, leverage=3.0)
     by_id.reset(seed=SEED, options=start)
     wanted = walked(by_id)
-    by_hand: Any = ScaleLeverage(gym.make("PerpFutures-JEPA-v0", bars=WILD), RegimeAwareLeverageController(3.0))
+    by_hand: Any = ScaleLeverage(gym.make("PerpFutures-JEPA-v0", bars=SMALL), RegimeAwareLeverageController(3.0))
     assert by_hand.observation_space.shape[0] == by_id.observation_space.shape[0] - 1  # type: ignore[index]
     by_hand.reset(seed=SEED, options=start)
     copies = [copy.deepcopy(by_hand), pickle.loads(pickle.dumps(by_hand)), pickle.loads(pickle.dumps(by_hand))]
@@ -120,7 +124,7 @@ def test_a_wrapper_by_hand_does_what_the_argument_does_and_survives_copies() -> 
     assert walked(copies[0]) == wanted
     assert walked(copies[1]) == wanted
     assert walked(copies[2]) != wanted
-    vector = build_vector("PerpFutures", 1, bars=WILD, encoded="jepa")
+    vector = build_vector("PerpFutures", 1, bars=SMALL, encoded="jepa")
     lanes = ScaleLeverageVector(vector, RegimeAwareLeverageController(3.0))
     lanes.reset(seed=SEED, options=start)
     random = np.random.default_rng(SEED)
@@ -183,7 +187,7 @@ def test_the_sb3_bridge_and_reports_play_with_the_same_leverage() -> None:
         for walked_lanes in (lanes, plain):
             walked_lanes.step(action)
         assert seen[0].tobytes() == own.tobytes() == lanes.seen()[0].tobytes()
-        assert bridge.simulation.accounts[0].tobytes() == lanes.accounts.tobytes()
+        assert bridge.simulation.accounts[0, :, ROW:].tobytes() == lanes.accounts[:, ROW:].tobytes()
     assert plain.accounts.tobytes() != lanes.accounts.tobytes()
 
 
@@ -209,7 +213,7 @@ def leaks(controller: RegimeAwareLeverageController, vector: bool) -> set[str]:
         return ScaleLeverageVector(build_vector("PerpFutures", 2, **given), controller)
 
     check = lookahead.check_vector_env if vector else lookahead.check_env
-    return {leak.column for leak in check(make_one, bars, train_rows=1_560, trials=2, steps=80)}
+    return {leak.column for leak in check(make_one, bars, train_rows=1_560, trials=1, steps=60)}
 
 
 @pytest.mark.parametrize("vector", [False, True])
@@ -221,7 +225,7 @@ def test_the_instrument_finds_a_controller_that_sees_the_next_bar_and_no_other(v
 
 def test_the_id_is_clean_in_its_lanes() -> None:
     """E13. Single environments: test_information."""
-    found = lookahead.check_id_lanes(ID, perpetual_market(2_600), trials=2, steps=60)
+    found = lookahead.check_id_lanes(ID, perpetual_market(2_600), trials=1, steps=60)
     assert found is not None
     assert list(found) == []
 
@@ -293,13 +297,15 @@ def test_the_oracle_plans_with_the_leverage_of_each_bar() -> None:
     one, two = oracle.plan(game, first, last), oracle.plan(scaled, first, last)
     assert one.log_growth == pytest.approx(two.log_growth, rel=1e-6)  # odds are float32
     np.testing.assert_array_equal(one.targets, two.targets)
-    settings: dict[str, Any] = {**free, "leverage_control": "regime", "rebalance_band": 0.0, "lot_step": 0.0}
+    settings: dict[str, Any] = {**free, "leverage_control": "regime", "rebalance_band": 0.0, "lot_step": 1e-9}
+    settings |= {"contract_leverage": 50.0, "minimum_notional": 0.0}  # no order is cut
+    settings |= {"contract_leverage": 50.0}  # posted margin cuts no order
     env = build("PerpFutures", **settings)
     game = env.unwrapped.simulation.game
     plan = oracle.plan(game, first, last)
     env.reset(options={"start": game.bars.time[first]})
     equity = [env.step([target])[4]["equity"] for target in plan.targets][-1]
-    assert np.log(equity / 10_000.0) == pytest.approx(plan.log_growth, rel=2e-2)
+    assert np.log(equity / 10_000.0) == pytest.approx(plan.log_growth, rel=1e-3)
     assert oracle.solve(oracle.terms(game, first, last), 2.0).log_growth != plan.log_growth
 
 
