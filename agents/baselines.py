@@ -216,8 +216,10 @@ PORTFOLIO_BASELINES: dict[str, Callable[[], Agent]] = {
     "equal weights, held": HoldCoins,
     "equal weights, daily": EqualWeightsDaily,
 }
-CHANGED: dict[str, dict[str, dict[str, float | None]]] = {
-    "PerpFutures": {name: {"contract_leverage": None, **changes} for name, changes in UNLEVERED.items()},
+CHANGED: dict[str, dict[str, dict[str, float | str | None]]] = {
+    "PerpFutures": {
+        name: {"contract_leverage": None, "leverage_control": "", **changes} for name, changes in UNLEVERED.items()
+    },
     "SpotCrypto": {"equal weights, daily": {"rebalance_band": 0.005}},
 }
 OF_FAMILY: dict[str, Mapping[str, Callable[[], Agent]]] = {
@@ -240,7 +242,7 @@ def baselines_of(family: str, observation_names: Sequence[str] = ()) -> Mapping[
     return {**OF_FAMILY[family], **(held if len(coins) > 1 else {})}
 
 
-def unlevered_of(family: str) -> dict[str, dict[str, float | None]]:
+def unlevered_of(family: str) -> dict[str, dict[str, float | str | None]]:
     """Return which baselines of a family reports walk with other arguments, and with which."""
     return CHANGED.get(family, {})
 

@@ -67,14 +67,15 @@ def _choices(plain: Mapping[str, Any]) -> gym.Space[Any]:
 
 
 def requirements(game: Game) -> dict[str, Any]:
-    """Return what decides the meaning of the numbers beside their spaces: the family, its arguments of size, and the
-    columns that are hidden, where some are."""
+    """Return what decides the meaning of the numbers beside their spaces: the family, its arguments of size, how
+    leverage follows the regimes and the columns that are hidden, where that is so."""
     family, config = game.recipe
     sizes = {name: getattr(config, name) for name in ACTION_ARGUMENTS if hasattr(config, name)}
     if getattr(config, "allow_short", False):  # a negative weight sells short; without it it is no position
         sizes |= {"allow_short": True, "gross_limit": float(config.gross_limit)}
     hidden = {} if game.hidden is None else {"hide": ",".join(sorted(game.all_names[k] for k in game.hidden[0]))}
-    return {"family": family, **sizes, **hidden}
+    scaled = {} if game.control is None else {"leverage_control": game.control.specification}
+    return {"family": family, **sizes, **scaled, **hidden}
 
 
 def expectation(manifest: Mapping[str, Any], scaler: FeatureScaler) -> dict[str, Any]:

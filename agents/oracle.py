@@ -121,9 +121,12 @@ def growth(items: Terms, t: Any, carried: Any, target: Any) -> Any:
     return 1.0 + carried * items.gap[t] + target * items.move[t] - cost - funding
 
 
-def log_growth(items: Terms, targets: Any, leverage: float = 1.0) -> Any:
-    """``ln(V_T / V_0)`` of walking ``targets (T,)`` or ``(T, P)`` paths from flat, the true exposure carried along."""
-    exposures = np.asarray(targets, dtype=np.float64) * leverage
+def log_growth(items: Terms, targets: Any, leverage: Any = 1.0) -> Any:
+    """``ln(V_T / V_0)`` of walking ``targets (T,)`` or ``(T, P)`` paths from flat, the true exposure carried along.
+
+    ``leverage`` is a number, or one a decision ``(T,)``.
+    """
+    exposures = (np.asarray(targets, dtype=np.float64).T * leverage).T
     total = carried = np.zeros(exposures.shape[1:])
     for t, target in enumerate(exposures):
         factor = np.maximum(growth(items, t, carried, target), RUIN)
@@ -132,17 +135,21 @@ def log_growth(items: Terms, targets: Any, leverage: float = 1.0) -> Any:
     return total
 
 
-def solve(items: Terms, leverage: float = 1.0, first: int = 0) -> Plan:
-    """Find the best path of T targets from a flat account by backward induction over T x 3 states."""
+def solve(items: Terms, leverage: Any = 1.0, first: int = 0) -> Plan:
+    """Find the best path of T targets from a flat account by backward induction over T x 3 states.
+
+    ``leverage`` is a number, or one a decision ``(T,)``: L where the bar decides it (margin tiers are left out).
+    """
     count = len(items)
-    exposure = TARGETS * leverage
+    exposures = TARGETS * np.broadcast_to(leverage, count)[:, None]  # (T, S)
+    held = np.concatenate([exposures[:1], exposures[:-1]])  # of the state that a decision begins in
     value = np.zeros((count + 1, len(TARGETS)))
     choice = np.zeros((count, len(TARGETS)), dtype=np.intp)
     drift = np.concatenate([[1.0], items.drift[:-1]])  # of the bar before each decision
-    equity = np.maximum(1.0 + exposure * (drift[:, None] - 1.0), RUIN)
-    carried = exposure * drift[:, None] / equity  # (T, S)
+    equity = np.maximum(1.0 + held * (drift[:, None] - 1.0), RUIN)
+    carried = held * drift[:, None] / equity  # (T, S)
     for t in range(count - 1, -1, -1):
-        scores = np.log(np.maximum(growth(items, t, carried[t][:, None], exposure[None, :]), RUIN)) + value[t + 1]
+        scores = np.log(np.maximum(growth(items, t, carried[t][:, None], exposures[t][None, :]), RUIN)) + value[t + 1]
         choice[t] = scores.argmax(axis=1)
         value[t] = scores.max(axis=1)
     path = np.empty(count, dtype=np.intp)
@@ -154,10 +161,13 @@ def solve(items: Terms, leverage: float = 1.0, first: int = 0) -> Plan:
 
 
 def plan(game: Game, first: int | None = None, last: int | None = None, cost_scale: float = 1.0) -> Plan:
-    """Solve rows ``first`` .. ``last`` of a game, its whole split where not given, at the game's own leverage."""
+    """Solve rows ``first`` .. ``last`` of a game, its whole split where not given, at the game's own leverage.
+
+    That is one number, or where leverage is controlled one a bar.
+    """
     start = game.first if first is None else first
     stop = game.last if last is None else last
-    leverage = float(game.defaults[columns.LEVERAGE])
+    leverage = float(game.defaults[columns.LEVERAGE]) if game.control is None else game.control.requested[start:stop]
     return solve(terms(game, start, stop, cost_scale * game.defaults[columns.COST_SCALE]), leverage, start)
 
 

@@ -7,12 +7,15 @@ up its row. Nothing here knows a network: :mod:`encoders.encoder` finds the weig
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.change_odds import usual_window
 from markets.bars import Bars
 from markets.symbols import base_asset, base_assets
 from markets.table import CausalTable, join
@@ -32,12 +35,18 @@ class Encoded:
     Attributes:
         table: ``(T, E)`` embedding and odds. name, sha256: of the encoder.
         facts: info key -> ``(T,)`` array: regime and its confidence, by symbol.
+        regimes: how many of the last columns are odds, of one symbol.
+        change_bars: bars of a recent change where nobody says how many. change: odds ``(T,)`` that the regime changed
+            within that many last bars (None: ``change_bars``); None of an encoder without, and of several symbols.
     """
 
     table: CausalTable
     name: str
     sha256: str
     facts: dict[str, NDArray[Any]]
+    regimes: int = 0
+    change_bars: int = 0
+    change: Callable[[int | None], NDArray[np.float64]] | None = None
 
 
 def encode(kind: str, bars: Bars, name: str | None, voice: str) -> Encoded:
@@ -80,4 +89,7 @@ def _view(encoder: Encoder, bars: Bars, name: str) -> Encoded:
     odds = table.values[:, -encoder.regimes :]
     base = base_asset(bars.symbols[0])
     facts = {f"{base}_regime": odds.argmax(axis=1), f"{base}_regime_confidence": odds.max(axis=1).astype(np.float64)}
-    return Encoded(table, name, encoder.hash, facts)
+    if not hasattr(encoder, "change_odds"):
+        return Encoded(table, name, encoder.hash, facts, encoder.regimes)
+    recent = usual_window(encoder.belief.transition)  # type: ignore[attr-defined]
+    return Encoded(table, name, encoder.hash, facts, encoder.regimes, recent, partial(encoder.change_odds, bars))

@@ -17,6 +17,7 @@ from envs.simulation import Game
 from envs.trading_env import TradingEnv
 from envs.wrappers.encode import EncodeObservation, EncodeObservationVector
 from envs.wrappers.hide import HideObservations, HideObservationsVector
+from envs.wrappers.leverage import ScaleLeverage, ScaleLeverageVector
 from markets.compiled import is_cached
 from markets.errors import ConfigError, unknown
 
@@ -43,6 +44,7 @@ def build(family: str, **arguments: Any) -> Any:
     game = game_of(family, config)
     env: gym.Env[Any, Any] = kind.env(game, kind.action_space(config), **own)
     env = env if game.appended is None else EncodeObservation(env)
+    env = env if game.control is None else ScaleLeverage(env)
     return env if game.hidden is None else HideObservations(env)
 
 
@@ -58,6 +60,7 @@ def lanes_of(game: Game, num_envs: int, **own: Any) -> Any:
     kind = family_of(family)
     env: gym.vector.VectorEnv[Any, Any, Any] = kind.vector_env(game, kind.action_space(config), num_envs, **own)
     env = env if game.appended is None else EncodeObservationVector(env)
+    env = env if game.control is None else ScaleLeverageVector(env)
     return env if game.hidden is None else HideObservationsVector(env)
 
 

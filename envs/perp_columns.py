@@ -10,8 +10,9 @@ from typing import Any
 from envs.simulation import COST_SCALE, HEAD, LEVERAGE, Ledger
 
 # Columns of the market matrix, one row per bar. Later funding stamps of a bar follow, one column each (0: none).
+# ASKED_LEVERAGE is that of a decision at the close of the bar, before the tiers; 0 leaves the account's as it is.
 OPEN, VOLUME, MARK_OPEN, MARK_HIGH, MARK_LOW, MARK_CLOSE = range(6)
-DAILY_VOLATILITY, DAILY_VOLUME, FUNDING_IN_GAP, FUNDING_AT_OPEN, FUNDING_INSIDE = range(6, 11)
+DAILY_VOLATILITY, DAILY_VOLUME, ASKED_LEVERAGE, FUNDING_IN_GAP, FUNDING_AT_OPEN, FUNDING_INSIDE = range(6, 12)
 
 # Columns of an account row, after the ones every family has: what info shows of the account, the items of one step,
 # the weighted reward terms, and what only the step itself needs. The state begins with what every bar changes; the rest

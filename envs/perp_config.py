@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from encoders.signals.fitted import SignalSet
+from envs.leverage import RegimeAwareLeverageController
 from envs.rewards import parse_reward
 from envs.splits import SPLITS
 from markets import features
@@ -31,7 +32,7 @@ class PerpFuturesConfig:
             fitted on.
         episode_bars: longest episode; 512 in training, the whole split in evaluation. 0 means the whole split.
         random_start: begin anywhere in the split (training) or at its first row (evaluation).
-        initial_equity: USDT. ``leverage``: L, exposure bound in units of equity.
+        initial_equity: USDT. ``leverage``: L, exposure bound in units of equity; with ``leverage_control`` its base.
         contract_leverage: leverage of posted margin; min(L, tier maximum) without. Below L it bounds the exposure too:
             an order is cut to what the wallet covers.
         margin_mode: ``isolated`` (the posted margin can be lost) or ``cross`` (the whole wallet backs the position).
@@ -50,6 +51,8 @@ class PerpFuturesConfig:
         encoded: kind of encoder whose columns are appended (``jepa``); none without.
         encoder: folder of its weights, made by ``regimegym pretrain``, or the name of shipped ones.
         odds: whose regime odds it serves: ``belief``, ``softmax`` or ``kmeans``.
+        leverage_control: L of each bar from the encoder's regime odds: ``regime``, or with settings
+            ``regime?max_leverage=5&multipliers=1.5,1,0.5``; see :mod:`envs.leverage`. Needs ``encoded``.
         signals: what signals say is appended: names of models (``garch``, ``mean_reversion``), which are fitted on the
             training range, or folders that ``regimegym signals fit`` saved, with commas between them; see
             :mod:`encoders.signals.fitted`.
@@ -91,6 +94,7 @@ class PerpFuturesConfig:
     encoded: str = ""
     encoder: str | None = None
     odds: str = "belief"
+    leverage_control: str = ""
     signals: str | SignalSet = ""
     hide: str = ""
 
@@ -114,7 +118,7 @@ class PerpFuturesConfig:
         for name, kinds in (
             ("bars", (str, Bars)), ("train_end", str), ("validation_end", str), ("symbol", str),
             ("encoded", str), ("encoder", str), ("odds", str), ("hide", str), ("signals", (str, SignalSet)),
-            ("scaler", (str, features.FeatureScaler)),
+            ("leverage_control", str), ("scaler", (str, features.FeatureScaler)),
         ):  # fmt: skip
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kinds):
                 hint = "; register bars of your own with regimegym.register_bars" if name == "bars" else ""
@@ -135,6 +139,13 @@ class PerpFuturesConfig:
         if not self.encoded and (self.encoder is not None or self.odds != "belief"):
             name = "encoder" if self.encoder is not None else "odds"
             raise ConfigError(f"{name}={getattr(self, name)!r} needs an encoder: pass encoded='jepa' as well")
+        if self.leverage_control:
+            RegimeAwareLeverageController.parse(self.leverage_control, self.leverage)
+            if not self.encoded:
+                raise ConfigError(
+                    f"leverage_control={self.leverage_control!r} needs an encoder's regime odds: pass encoded='jepa' "
+                    "as well, or make PerpFutures-JEPA-RegimeLeverage-v0"
+                )
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from envs import perp_columns as columns
 from envs import perp_kernel as kernel
 from envs.encoding import encode
+from envs.leverage import RegimeAwareLeverageController
 from envs.perp_config import PerpFuturesConfig
 from envs.perp_market import bars_of, features_of, market_matrix
 from envs.perp_risk import PerpRisk
@@ -74,6 +75,8 @@ class PerpFuturesEnv(TradingEnv):
     impact_cost, funding, clearance, cover`` with change of equity = market_pnl - fee - spread_cost - impact_cost -
     funding - clearance + cover; ``fill_quantity, fill_price, order_quantity, order_code`` (:data:`markets.perpetual.
     ORDER_STATUS`), ``liquidated, liquidated_quantity, liquidated_at``; ``leverage, contract_leverage, cost_scale``;
+    ``leverage`` is the L of the next action; with ``leverage_control`` the smaller of ``requested_leverage`` and what
+    the margin tiers allow, beside ``leverage_cut`` (:data:`envs.leverage.CUTS`) and ``leverage_fallbacks``;
     ``requested_action`` and ``action``, the one applied (clipped to the space); ``bad_actions``, how many of the
     episode were held because they were not finite (``on_bad_action="hold"``); ``reward_terms``; ``in_sample`` (the
     episode began in the fitted range); ``label`` (true regime of a synthetic bar, never in the observation).
@@ -98,6 +101,7 @@ class PerpFutures:
     env = PerpFuturesEnv
     vector_env = PerpFuturesVectorEnv
     risk = PerpRisk
+    asked_leverage = columns.ASKED_LEVERAGE  # column of the market matrix that a controller fills in
 
     @staticmethod
     def action_space(config: PerpFuturesConfig | None = None) -> gym.Space[Any]:
@@ -130,8 +134,15 @@ def _game(config: PerpFuturesConfig) -> Game:
     encoded = encode(config.encoded, bars, config.encoder, config.odds) if config.encoded else None
     signals = observe(config.signals, bars, split_rows(bars, "train", config.train_end, config.validation_end)[1])
     market, warm = market_matrix(bars)
+    control = None
+    if config.leverage_control:
+        assert encoded is not None
+        controller = RegimeAwareLeverageController.parse(config.leverage_control, config.leverage)
+        control = controller.control(encoded)
+        market[:, columns.ASKED_LEVERAGE] = control.requested
     first, stop = split_rows(bars, config.split, config.train_end, config.validation_end)
-    warm = max(warm, table.valid_from, *(part.table.valid_from for part in (encoded, signals) if part is not None))
+    tables = (table, *(part.table for part in (encoded, signals, control) if part is not None))
+    warm = max(warm, *(one.valid_from for one in tables if one is not None))
     first, last = max(first, warm), stop - 1
     evaluating = config.split != "train"
     length = config.episode_bars if config.episode_bars is not None else (0 if evaluating else TRAINING_EPISODE)
@@ -181,6 +192,7 @@ def _game(config: PerpFuturesConfig) -> Game:
         ledger=columns.LEDGER,
         encoded=encoded,
         signals=signals,
+        control=control,
         randomised_costs=0.0 if evaluating else float(config.randomise_costs),
         details={
             "contract": contract,
@@ -188,6 +200,7 @@ def _game(config: PerpFuturesConfig) -> Game:
             "mark": "mark" if bars.mark_open is not None else "last",
             "encoder": None if encoded is None else {"name": encoded.name, "sha256": encoded.sha256},
             "signals": None if signals is None else signals.models,
+            "leverage_control": None if control is None else control.specification,
         },
     )
 

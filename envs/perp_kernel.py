@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from envs.perp_columns import (
     ACTION,
     APPLIED,
+    ASKED_LEVERAGE,
     BAD_ACTIONS,
     BAND,
     CLEARANCE,
@@ -130,6 +131,7 @@ from markets.perpetual import (
     REJECT_QUANTITY_LOW,
     affordable_quantity,
     apply_fill,
+    bounded_leverage,
     check_order,
     execution_price,
     fee,
@@ -441,6 +443,14 @@ def _end(a: Floats, contract: Floats) -> None:
 
 
 @compiled
+def scale_leverage(a: Floats, market: Floats, tiers: Floats) -> None:
+    """Set L of the next action where the bar asks for one: at most what the margin tiers allow the whole account."""
+    asked = market[int(a[ROW]), ASKED_LEVERAGE]
+    if asked > 0.0:
+        a[LEVERAGE] = bounded_leverage(asked, a[EQUITY], tiers)
+
+
+@compiled
 def observe(a: Floats, table: NDArray[np.float32], contract: Floats, out: NDArray[np.float32]) -> None:
     """Write the observation of an account: the market's row, then the account's columns, clipped to their bounds."""
     row = int(a[ROW])
@@ -487,10 +497,12 @@ def step(
             if a[OUTCOME] != 0.0:
                 ended += 1
                 if mode == MODE_SAME_STEP:
+                    scale_leverage(a, market, tiers)
                     observe(a, table, contract, obs[1, lane])
                     for column in range(a.shape[0]):
                         accounts[1, lane, column] = a[column]
                     reset_account(a, market, contract)
                     a[OUTCOME], a[REWARD] = accounts[1, lane, OUTCOME], accounts[1, lane, REWARD]
+        scale_leverage(a, market, tiers)
         observe(a, table, contract, obs[0, lane])
     return ended

@@ -79,7 +79,8 @@ def market_matrix(bars: Bars) -> tuple[Floats, int]:
         volatility = np.sqrt(window_mean(returns * returns, window) * per_day)
         volume = window_mean(bars.volume[:, 0], window) * per_day
     marks = [bars.columns.get("mark_" + name, bars.columns[name])[:, 0] for name in ("open", "high", "low", "close")]
-    columns = [bars.open[:, 0], bars.volume[:, 0], *marks, volatility, volume, *_funding(bars)]
+    asked = np.zeros(len(bars))  # leverage: the game fills it in where it is controlled
+    columns = [bars.open[:, 0], bars.volume[:, 0], *marks, volatility, volume, asked, *_funding(bars)]
     return np.ascontiguousarray(np.stack(columns, axis=1)), window
 
 

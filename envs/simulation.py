@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.encoding import Encoded
+from envs.leverage import LeverageControl
 from envs.signals import Observed
 from markets.bars import Bars, as_time
 from markets.errors import ActionError, ArtefactError, ConfigError, unknown
@@ -112,7 +113,8 @@ class Game:
         ledger: where an account row says what is held, traded and paid.
         names, low, high: of the columns that the kernel writes. encoded: what an encoder appends to them. signals:
             what signals append behind that. revealed: what a study shows behind both, such as true regimes; no
-            environment that is made by its id has it.
+            environment that is made by its id has it. control: what leverage each bar is decided with, where it is not
+            the same for all; its column stands last.
     """
 
     kernel: Callable[..., int]
@@ -143,6 +145,7 @@ class Game:
     encoded: Encoded | None = None
     signals: Observed | None = None
     revealed: CausalTable | None = None
+    control: LeverageControl | None = None
     starts: NDArray[np.int64] | None = None
     lengths: NDArray[np.int64] | None = None
     seeded: int | None = None
@@ -154,9 +157,11 @@ class Game:
 
     @cached_property
     def appended(self) -> CausalTable | None:
-        """Rows that stand behind the kernel's columns: the encoder's, the signals', what is revealed; None without."""
-        tables = tuple(part.table for part in (self.encoded, self.signals) if part is not None)
-        tables += () if self.revealed is None else (self.revealed,)
+        """Rows behind the columns of the kernel: the encoder's, the signals', what is revealed, the leverage; None
+        without any."""
+        observed = tuple(part.table for part in (self.encoded, self.signals) if part is not None)
+        control = None if self.control is None else self.control.table
+        tables = (*observed, *(table for table in (self.revealed, control) if table is not None))
         return join(tables) if tables else None
 
     @property

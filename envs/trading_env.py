@@ -137,6 +137,11 @@ class TradingEnv(gym.Env[NDArray[np.float32], Any]):
             info = self._infos.quiet(int(row), ended) if quiet else self._infos.full(int(row), ended)
         return self._observation.copy(), reward, outcome == TERMINATED, outcome == TRUNCATED, info
 
+    def play(self, game: Game) -> None:
+        """Go on in another preparation of the same game, with the same columns; it holds from the next step on."""
+        self.simulation.game = game
+        self._link()
+
     def render(self) -> NDArray[np.uint8] | None:
         """Draw price, position and equity of the last bars.
 
@@ -276,6 +281,10 @@ class TradingVectorEnv(gym.vector.VectorEnv[NDArray[np.float32], Any, NDArray[An
     def observation_names(self) -> tuple[str, ...]:
         """A name per column of the observation."""
         return self.simulation.game.names
+
+    def play(self, game: Game) -> None:
+        """Go on in another preparation of the same game, with the same columns; it holds from the next step on."""
+        self.simulation.game = game
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None

@@ -70,6 +70,21 @@ def maximum_leverage(notional: float, tiers: Tiers) -> float:
     return tiers[k, 1] if notional <= tiers[k, 0] else 0.0
 
 
+@compiled
+def bounded_leverage(asked: float, equity: float, tiers: Tiers) -> float:
+    """Return ``asked``, or the most that the tiers allow a position of that many times ``equity``; at least 1.
+
+    In tier k that is the smaller of its maximum and ``cap_k / equity``; the best tier counts. Beyond the table 1 stays.
+    """
+    most = 1.0
+    for k in range(tiers.shape[0]):
+        bound = tiers[k, 1]
+        if bound * equity > tiers[k, 0]:
+            bound = tiers[k, 0] / equity * (1.0 - 1e-12)  # rounding must not lift the notional into the next tier
+        most = max(most, bound)
+    return max(1.0, min(asked, most))
+
+
 # --- fills and accounting ---------------------------------------------------------------------------------------------
 
 

@@ -28,12 +28,17 @@ def run(options: argparse.Namespace) -> int:
         given = gym.spec(name).kwargs
         kind, encoded = family_of(given["family"]), given.get("encoded", "")
         told = f" Observes the {encoded} encoder's embedding and regime odds as well." if encoded else ""
+        controlled = given.get("leverage_control", "")
+        told += " Its leverage follows the regimes." if controlled else ""
         write(f"{name:24s} {(kind.env.__doc__ or '').splitlines()[0]}{told}\n")
         if options.arguments:
             for item in fields(kind.config):
                 write(f"    {item.name} = {given.get(item.name, item.default)!r}\n")
             write(f"\n{inspect.getdoc(kind.config)}\n\n")
-        if options.columns and encoded:
+        if options.columns and controlled:
+            write(f"\nThe columns of {given['family']}-{encoded.upper()}-v0, then one more:\n")
+            write(_leverage())
+        elif options.columns and encoded:
             write(f"\nThe columns of {given['family']}-v0, then the encoder's, by market and interval of the bars:\n")
             write(_encoders(encoded))
         elif options.columns:
@@ -44,6 +49,17 @@ def run(options: argparse.Namespace) -> int:
     if options.columns:
         write(_signals())
     return 0
+
+
+def _leverage() -> str:
+    """Describe what a controlled leverage appends, as Markdown."""
+    from envs.leverage import COLUMN
+
+    return (
+        "\n| column | formula | unit | served | bounds | look-back |\n|---|---|---|---|---|---|\n"
+        f"| {COLUMN} | leverage asked for the next action / max_leverage (`envs.leverage`) | fraction | as is | 0 .. 1 "
+        "| patience_bars - 1 + transition_bars |\n\n"
+    )
 
 
 def _signals() -> str:

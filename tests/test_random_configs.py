@@ -31,6 +31,7 @@ from markets.sources.memory import register_bars
 SEED = 121
 ROWS = 4_000  # the train split outlasts the warm-up of an encoder
 CONFIGS, STEPS = 1_000, 220  # over the end of a short session
+CONTROL = "regime?max_leverage=100&multipliers=40,20,1&patience_bars=1&minimum_confidence=0&novelty_limit=25"
 GRID = (0.0, *(10.0**power for power in range(-12, 16)), 0.5, 0.999, 2.0, 3.0, 5.0, 20.0, 50.0, 125.0)
 Draw = Callable[[np.random.Generator], Any]
 Generator = np.random.Generator
@@ -125,6 +126,7 @@ OWN: dict[str, Draw] = {  # fields whose values the schema cannot tell
     "train_end": lambda random: None,
     "validation_end": lambda random: None,
     "hide": lambda random: str(random.choice(["", "log_equity", "holding_time,exposure"])),
+    "leverage_control": lambda random: str(random.choice(["", "", "", "regime", CONTROL])),
     "contracts": lambda random: random.choice([None, 1, 5, 1000]),
 }
 
@@ -281,6 +283,8 @@ def check_configs(name: str, count: int, seed: int = SEED) -> dict[str, int]:
     met = dict.fromkeys(("refused", "fills", "liquidations", "ends"), 0)
     for number_of in range(count):
         drawn = draw_config(config, np.random.default_rng([seed, number_of]))
+        if drawn.get("leverage_control", gym.spec(name).kwargs.get("leverage_control")):
+            drawn["encoded"] = "jepa"  # whose regimes it follows
         try:
             check_config(name, drawn, number_of, met)
         except Exception as error:  # say which one it was
