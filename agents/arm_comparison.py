@@ -104,15 +104,13 @@ def run(
         ConfigError: the folder holds runs of another comparison.
     """
     torch.set_num_threads(comparison.threads)
-    for arm in comparison.arms:
-        for seed in comparison.all_seeds:
-            if _file(comparison, arm, seed).exists():
-                _kept(comparison, arm, seed)  # of another comparison: say so before hours of training
+    # A folder of another comparison is refused before hours of training. Seed by seed: arms share their market.
+    kept = {(seed, arm.name): _kept(comparison, arm, seed) for seed in comparison.all_seeds for arm in comparison.arms}
     rows: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in comparison.arms}
     for seed in comparison.all_seeds:
         touched = False
         for arm in comparison.arms:
-            row = _kept(comparison, arm, seed)
+            row = kept[seed, arm.name]
             new = row is None
             if row is None:
                 if comparison.recipe.split == "test" and not touched:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markets.errors import ConfigError, MissingExtraError
+from markets.storage import replace_file
 from scripts import folders
 from scripts.arguments import add_env_arguments, pairs, run_log, terminable, value, whole
 from scripts.signals import add_signals, register
@@ -76,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
         from agents.regime_gap import judged
 
         result["regime_gap"] = {**judged(result), "quick": options.quick}
-        (options.out / "regime-gap.json").write_text(json.dumps(result["regime_gap"], indent=1) + "\n")
+        text = json.dumps(result["regime_gap"], indent=1) + "\n"
+        replace_file(options.out / "regime-gap.json", text.encode())
     _draw(result, options.out / PICTURE)
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
