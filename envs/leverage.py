@@ -79,7 +79,9 @@ class RegimeAwareLeverageController:
             regime without one counts as unknown. None: evenly from 1.5 to 0.5, which is a choice and no calibration.
         confidence_scaling: weigh the multipliers by the odds of their regimes; one that is not known weighs as 1 / b.
         minimum_confidence: odds of the most likely regime below which leverage is 1.
-        transition_factor: h. transition_odds: odds of a recent change from which it applies (1: never).
+        transition_factor: h. transition_odds: odds of a recent change from which it applies (1: never). Where regimes
+            overlap, a half is seldom reached: with the shipped weights after 3 % of the switches of
+            ``synthetic:crypto`` within 24 bars, and 0.3 after 40 %, in 5 % of all bars.
         transition_bars: what is recent; None is a sixth of the mean spell of the encoder's chain.
         patience_bars: how many bars have to allow a leverage before it is asked for, this one among them.
         novelty_limit: mean square of the standardised embedding, 1 on the encoder's training range, above which a bar

@@ -127,9 +127,10 @@ def test_a_wrapper_by_hand_does_what_the_argument_does_and_survives_copies() -> 
     vector = build_vector("PerpFutures", 1, bars=SMALL, encoded="jepa")
     lanes = ScaleLeverageVector(vector, RegimeAwareLeverageController(3.0))
     lanes.reset(seed=SEED, options=start)
-    random = np.random.default_rng(SEED)
-    told = [lanes.step(random.uniform(-1.0, 1.0, (1, 1)))[4] for _ in range(80)]
-    assert [tuple(info[key][0] for key in TOLD) for info in told] == wanted
+    for made in (copy.deepcopy(lanes), pickle.loads(pickle.dumps(lanes)), lanes):
+        random = np.random.default_rng(SEED)
+        told = [made.step(random.uniform(-1.0, 1.0, (1, 1)))[4] for _ in range(80)]
+        assert [tuple(info[key][0] for key in TOLD) for info in told] == wanted
 
 
 def test_a_specification_makes_the_same_environment_again() -> None:
@@ -149,6 +150,7 @@ def test_what_cannot_be_scaled_is_named() -> None:
         (build("PerpFutures", bars=SMALL), controller, "reads an encoder's regime odds"),
         (build("ZeroDTE", bars=family("ZeroDTE-v0").arguments["bars"]), controller, "has no leverage to scale"),
         (make(ID), controller, "leave one of the two out"),
+        (ScaleLeverage(make("PerpFutures-JEPA-v0"), controller), controller, "leave one of the two out"),
     ):
         with pytest.raises(ConfigError, match=says):
             ScaleLeverage(env, given)

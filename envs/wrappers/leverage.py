@@ -44,6 +44,7 @@ class ScaleLeverage(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructor
     def __init__(self, env: gym.Env[Any, Any], controller: RegimeAwareLeverageController | None = None) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, controller=controller)
         super().__init__(env)
+        _check_free(env.unwrapped, controller)
         self._controller = controller
         self._link()
 
@@ -91,8 +92,13 @@ class ScaleLeverageVector(gym.vector.VectorWrapper):
         super().__init__(env)
         if hasattr(env, "action_masks"):  # of the families that have them, as from the environment itself
             self.action_masks = env.action_masks
-        self.simulation: Simulation = env.unwrapped.simulation  # type: ignore[attr-defined]
-        self._control = _attach(env.unwrapped, controller)
+        _check_free(env.unwrapped, controller)
+        self._controller = controller
+        self._link()
+
+    def _link(self) -> None:
+        self.simulation: Simulation = self.env.unwrapped.simulation  # type: ignore[attr-defined]
+        self._control = _attach(self.env.unwrapped, self._controller)
 
     @property
     def observation_names(self) -> tuple[str, ...]:
@@ -117,6 +123,18 @@ class ScaleLeverageVector(gym.vector.VectorWrapper):
         if "equity" in infos:
             infos.update(self._control.facts(accounts[:, ROW].astype(np.int64), accounts[:, START].astype(np.int64)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("simulation", "_control")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._link()
+
+
+def _check_free(env: Any, controller: RegimeAwareLeverageController | None) -> None:
+    if controller is not None and env.simulation.game.control is not None:
+        raise ConfigError("the leverage of this environment is controlled already: leave one of the two out")
+
 
 def _attach(env: Any, controller: RegimeAwareLeverageController | None) -> LeverageControl:
     """Return the control of an environment; put the controller's table into its market where one is given."""
@@ -134,8 +152,6 @@ def _attach(env: Any, controller: RegimeAwareLeverageController | None) -> Lever
         raise ConfigError(f"family {name} has no leverage to scale")
     if game.encoded is None:
         raise ConfigError("a controller reads an encoder's regime odds: make PerpFutures-JEPA-v0, or encoded='jepa'")
-    if game.control is not None and game.control.table is not None:
-        raise ConfigError("the environment has leverage_control already: leave one of the two out")
     control = replace(controller.control(game.encoded), table=None)
     market = game.market.copy()
     market[:, column] = control.requested
