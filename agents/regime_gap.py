@@ -36,7 +36,7 @@ ARGUMENTS: dict[str, Any] = {
     "leverage": 5.0, "episode_bars": 512, "taker_fee": 0.0001, "half_spread": 0.0, "tick_size": 0.0,
     "impact_coefficient": 0.0, "lot_step": 0.0, "minimum_notional": 0.0, "margin_mode": "cross",
 }  # fmt: skip
-# Of seeds 100 and 101, no seed of the experiment. A position pays within a few bars or not at all, so that little is
+# Of seed 100, no seed of the experiment. A position pays within a few bars or not at all, so that little is
 # discounted in.
 SETTINGS: dict[str, Any] = {
     "gamma": 0.5, "gae_lambda": 0.9, "learning_rate": 1e-3, "n_steps": 32, "batch_size": 2048, "n_epochs": 4,
