@@ -176,9 +176,13 @@ class RegimeEncoder:
 
 
 def unit(rows: Array) -> Array:
-    """Scale rows to length 1; a row of zeros stays zero."""
+    """Scale rows to length 1; one of (nearly) zeros, a block like the mean of all, becomes the first axis."""
     norm = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-    result: Array = rows / np.maximum(norm, np.float32(FLOOR))[:, None]
+    nothing = norm <= FLOOR
+    if nothing.any():
+        rows, norm = rows.copy(), np.where(nothing, np.float32(1.0), norm)
+        rows[nothing] = np.eye(1, rows.shape[1], dtype=np.float32)
+    result: Array = rows / norm[:, None]
     return result
 
 
