@@ -9,8 +9,8 @@ persistence r_j, the correlation between a block and the next; unit length::
 
 Position t of a convolution reads ticks t - 28 .. t of its own block: causal, and free of what padding would invent.
 A moment that does not outlast its block is the noise of its ticks, and standardising alone gives it as much weight as
-one that a regime moves. The learned part sees what moments cannot (order, interplay) and needs some thousand blocks to
-add to them. Nothing here needs torch; training is :mod:`encoders.defrag_training`.
+one that a regime moves. The learned part sees what moments cannot (order, interplay); it needs about a
+thousand blocks to add to them. Nothing here needs torch; training is :mod:`encoders.defrag_training`.
 """
 
 from __future__ import annotations
