@@ -62,7 +62,7 @@ class DefragConfig:
     continuity_weight: float = 0.1
     epochs: int = 30
     predictor_epochs: int = 30
-    epoch_steps: int = 8
+    epoch_steps: int = 6
     batch_size: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3

@@ -9,8 +9,8 @@ persistence r_j, the correlation between a block and the next; unit length::
 
 Position t of a convolution reads ticks t - 28 .. t of its own block: causal, and free of what padding would invent.
 A moment that does not outlast its block is the noise of its ticks, and standardising alone gives it as much weight as
-one that a regime moves. The learned part sees what moments cannot (order, interplay) and needs some thousand blocks to
-add to them. Nothing here needs torch; training is :mod:`encoders.defrag_training`.
+one that a regime moves. The learned part sees what moments cannot (order, interplay); it needs about a
+thousand blocks to add to them. Nothing here needs torch; training is :mod:`encoders.defrag_training`.
 """
 
 from __future__ import annotations
@@ -176,9 +176,13 @@ class RegimeEncoder:
 
 
 def unit(rows: Array) -> Array:
-    """Scale rows to length 1; a row of zeros stays zero."""
+    """Scale rows to length 1; one of (nearly) zeros, a block like the mean of all, becomes the first axis."""
     norm = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-    result: Array = rows / np.maximum(norm, np.float32(FLOOR))[:, None]
+    nothing = norm <= FLOOR
+    if nothing.any():
+        rows, norm = rows.copy(), np.where(nothing, np.float32(1.0), norm)
+        rows[nothing] = np.eye(1, rows.shape[1], dtype=np.float32)
+    result: Array = rows / norm[:, None]
     return result
 
 
