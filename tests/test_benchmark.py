@@ -43,11 +43,14 @@ def test_the_benchmark_prints_every_row_and_fact_with_its_bound(
     assert regimegym.main(["benchmark", "--rounds", "1", "--no-training", "--json"]) in (0, 1)
     result = json.loads(capsys.readouterr().out)
     rows, facts = result["rows"], result["facts"]
-    assert [row["stream"] for row in rows] == ["constant"] * 6 + ["random"] * 6
-    assert [row["bound"] for row in rows[:6]] == [0.13, 0.22, 0.028, 0.04, 0.5, 0.5]
-    assert all(row["bound"] is None for row in rows[6:])
-    assert [row["goal"] for row in rows] == [0.20, 0.30, 0.05, 0.10, None, None] * 2
-    assert sum(row["name"].startswith("PerpFutures-JEPA-v0") for row in rows) == 4
+    assert [row["stream"] for row in rows] == ["constant"] * 8 + ["random"] * 8
+    promised = {row["name"]: row["bound"] for row in rows[:8]}
+    assert [bound for name, bound in promised.items() if "Leverage" not in name] == [0.13, 0.22, 0.028, 0.04, 0.5, 0.5]
+    assert [bound for name, bound in promised.items() if "Leverage" in name] == [None, None]
+    assert all(row["bound"] is None for row in rows[8:])
+    assert [row["goal"] for row in rows] == [0.20, 0.30, 0.05, 0.10, *[None] * 4] * 2
+    for name in ("PerpFutures-JEPA-v0", "PerpFutures-JEPA-RegimeLeverage-v0"):
+        assert sum(row["name"].startswith(name) for row in rows) == 4
     for row in rows:
         assert row["ratio"] == pytest.approx(row["reference"] / row["nanoseconds"])
         assert row["holds"] == (None if row["bound"] is None else row["ratio"] >= row["bound"])
@@ -108,7 +111,7 @@ def test_the_cost_of_an_encoder_is_taken_a_bar_at_a_time_and_in_one_pass(monkeyp
     assert set(costs) == {"live update of both", "embedding, dense", "belief, dense"}
     assert all(0.0 < value < 1e6 for value in costs.values())
     assert encoder_speed.encoded_ids("PerpFutures-JEPA-v0") == []
-    assert encoder_speed.encoded_ids(ENV) == ["PerpFutures-JEPA-v0"]
+    assert encoder_speed.encoded_ids(ENV) == ["PerpFutures-JEPA-v0", "PerpFutures-JEPA-RegimeLeverage-v0"]
 
 
 def test_an_encoded_environment_is_made_fresh_without_torch_and_one_that_imports_it_is_found() -> None:

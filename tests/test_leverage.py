@@ -91,6 +91,10 @@ def unreadable_faults(kind: type[RegimeAwareLeverageController]) -> set[int]:
 def test_odds_that_cannot_be_read_get_the_minimum() -> None:
     """E73."""
     assert unreadable_faults(RegimeAwareLeverageController) == set()
+
+
+def test_a_controller_that_hopes_for_the_best_is_caught() -> None:
+    """Twin of E73."""
     assert unreadable_faults(Hopeful) >= {0, 1, 2}
 
 
@@ -254,7 +258,7 @@ def test_no_cap_is_exceeded_and_money_reconciles_in_ten_thousand_random_steps(eq
 def test_mutant_a_cap_that_is_not_kept_is_found(
     equity: float, changes: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twin of C6, K29, E74. Where two rules keep a cap, both are broken."""
+    """Twin of E74. C6 and K29 too. Where two rules keep a cap, both are broken."""
     monkeypatch.setattr(perp_kernel, "step", mutant(*changes))
     random, wrong = np.random.default_rng(SEED), 0
     env = make(ID, **CAP, symbol="BTCUSDT", initial_equity=equity)

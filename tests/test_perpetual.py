@@ -923,7 +923,7 @@ def draw(name: str, rng: np.random.Generator) -> Any:
         return float(rng.choice([-1.0, 1.0]))
     if name in ("equity", "start"):
         return float(rng.choice([0.0, 1e-9, 1.0]) * rng.uniform(1e3, 1e5) + (name == "start"))
-    if name in ("leverage", "hours_to_funding", "interval_hours"):
+    if name in ("leverage", "asked", "hours_to_funding", "interval_hours"):
         return float(rng.uniform(1.0, 125.0))
     if name in ("step", "tick", "smallest", "lot"):
         return 10.0 ** int(rng.integers(-4, 1))
