@@ -16,6 +16,7 @@ thousand blocks to add to them. Nothing here needs torch; training is :mod:`enco
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,10 @@ from markets.errors import ArtefactError
 Array = NDArray[np.float32]
 
 CHUNK = 128  # blocks a pass: the work space stays in the processor's cache
-FLOOR = 1e-6  # of a deviation and of a norm
+FLOOR = 1e-6  # of a variance and of a norm
+STILL = (
+    1e-2  # added to a moment's deviation, in training deviations: of a block that stands still its log would be noise
+)
 LEAST_PERSISTENCE = 0.01  # of a moment: where none persists all count alike
 
 
@@ -125,12 +129,12 @@ class MomentScale:
         return result
 
 
-def block_moments(values: Array) -> Array:
+def block_moments(values: NDArray[np.floating[Any]]) -> Array:
     """Return mean, log deviation and lag-1 autocorrelation of each feature: ``(N, L, F)`` to ``(N, 3 F)``."""
     length = values.shape[1]
     mean = values.mean(1)
     apart = values - mean[:, None]
-    deviation = np.sqrt(np.einsum("nlf,nlf->nf", apart, apart) / length) + np.float32(FLOOR)
+    deviation = np.sqrt(np.einsum("nlf,nlf->nf", apart, apart) / length) + np.float32(STILL)
     follow = np.einsum("nlf,nlf->nf", apart[:, 1:], apart[:, :-1]) / (length - 1)
     return np.concatenate([mean, np.log(deviation), follow / deviation**2], 1).astype(np.float32)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from markets.compiled import compiled
 from markets.errors import ArtefactError
 
 Array = NDArray[np.float32]
@@ -66,6 +67,36 @@ class Novelty:
         as_far = len(self.distances) - int(np.searchsorted(self.distances, distance, side="left"))
         return (1.0 + as_far) / (1.0 + len(self.distances))
 
+    def familiarity(self, moments: Array) -> NDArray[np.float64]:
+        """Return the confidence of each row of ``(T, M)``, without its steps: ``(T,)``, from 0 to 1.
+
+        Between two distances of training it falls evenly, so that an answer moves with its question.
+        """
+        out = np.empty(len(moments))
+        _nearest(np.ascontiguousarray(moments), self.points, np.empty(min(NEIGHBOUR, len(self.points))), out)
+        places = np.linspace(1.0, 0.0, len(self.distances) + 1)
+        return np.asarray(np.interp(out, np.append(0.0, self.distances), places))
+
     def arrays(self) -> dict[str, Array]:
         """Return the numbers by name."""
         return {"novelty.points": self.points, "novelty.distances": self.distances}
+
+
+@compiled
+def _nearest(rows: Array, points: Array, best: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+    """Distance of each row to its n-th nearest point; ``best (n,)`` is scratch."""
+    neighbour = best.shape[0]
+    for t in range(rows.shape[0]):
+        best[:] = np.inf
+        for r in range(points.shape[0]):
+            squared = 0.0
+            for m in range(rows.shape[1]):
+                apart = np.float64(rows[t, m]) - np.float64(points[r, m])
+                squared += apart * apart
+            if squared < best[neighbour - 1]:
+                place = neighbour - 1
+                while place > 0 and best[place - 1] > squared:
+                    best[place] = best[place - 1]
+                    place -= 1
+                best[place] = squared
+        out[t] = np.sqrt(best[neighbour - 1])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,22 +80,26 @@ class EncoderFit:
 
 def train_encoder(
     ticks: Array, config: DefragConfig, weights: EncoderWeights, generator: np.random.Generator,
-    told: Told | None = None,
+    told: Told | None = None, series: Sequence[int] | None = None,
 ) -> EncoderFit:  # fmt: skip
     """Train on ``(T, F)`` scaled ticks of whole blocks.
+
+    Args:
+        series: blocks of each series, where ``ticks`` are several end to end: no pair straddles two.
 
     Raises:
         DataError: too few blocks for the lag, or a loss that is not finite.
     """
     length, lag = config.block_len, config.lag if config.positives == "adjacent" else 1
-    blocks = len(ticks) // length
-    if blocks < lag + 2:
+    starts, lasts = _pairs((len(ticks) // length,) if series is None else series, lag, length)
+    pairs = len(starts)
+    if pairs < 2:
+        blocks = len(ticks) // length
         raise DataError(
             f"{blocks} blocks leave fewer than 2 pairs that are lag={lag} blocks apart: lag at most {blocks - 2}"
         )
     network = RegimeNetwork(weights, config.temperature, generator)
     windows = torch.from_numpy(np.ascontiguousarray(ticks)).unfold(0, length, 1)  # (T - L + 1, F, L), a view
-    pairs = blocks - lag
     parts = max(1, round(pairs / config.batch_size))
     passes = -(-config.epoch_steps // parts)
     steps = config.epochs * passes * parts
@@ -104,8 +108,7 @@ def train_encoder(
     history = []
     for epoch in range(config.epochs):
         total = {"info_nce": 0.0, "entropy": 0.0, "continuity": 0.0}
-        last = len(windows) - 1 - lag * length
-        for part in _offsets(pairs, length, last, passes, parts, generator):
+        for part in _offsets(starts, lasts, length, passes, parts, generator):
             losses = _losses(network, windows, part, config, lag * length, generator)
             loss = losses["info_nce"] + config.entropy_weight * losses["entropy"]
             loss = loss + config.continuity_weight * losses["continuity"]
@@ -144,12 +147,24 @@ def _losses(
     return {"info_nce": contrast, "entropy": temporal_entropy_reg(z), "continuity": continuity_reg(z, later)}
 
 
+def _pairs(series: Sequence[int], lag: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First tick of every pair's first window, and the last tick it may be shifted to inside its series."""
+    firsts = np.append(0, np.cumsum(series))
+    starts = [length * np.arange(first, first + count - lag) for first, count in zip(firsts[:-1], series, strict=True)]
+    lasts = [
+        np.full(max(count - lag, 0), (first + count - 1 - lag) * length)
+        for first, count in zip(firsts[:-1], series, strict=True)
+    ]
+    return np.concatenate(starts), np.concatenate(lasts)
+
+
 def _offsets(
-    pairs: int, length: int, last: int, passes: int, parts: int, generator: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
+    starts: NDArray[np.int64], lasts: NDArray[np.int64], length: int, passes: int, parts: int,
+    generator: np.random.Generator,
+) -> Iterator[NDArray[np.int64]]:  # fmt: skip
     """First ticks of each batch's windows: every pass shifts all blocks by one random offset and shuffles them."""
     for _ in range(passes):
-        drawn = np.minimum(np.arange(pairs) * length + generator.integers(0, length), last)
+        drawn = np.minimum(starts + generator.integers(0, length), lasts)
         yield from np.array_split(generator.permutation(drawn), parts)
 
 

@@ -38,7 +38,10 @@ FILE = "encoder.zip"
 TENSORS = "weights.safetensors"
 FORMAT = 1
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-KINDS = {"jepa": "encoders.jepa:JEPAEncoder"}  # name in ids and weights -> class
+KINDS = {  # name in ids and weights -> class
+    "jepa": "encoders.jepa:JEPAEncoder",
+    "defrag": "encoders.defrag_market:DefragEncoder",
+}
 GENERATED = ("synthetic", "regimes")  # markets whose dates mean nothing: a seed is what an encoder may have seen
 GENERATOR = "synthetic:"  # sources of such bars; a market such as ``spy`` has real bars and generated ones
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.box_trunk import LOOK_BACK, BoxTrunk, TrunkWeights
-from encoders.change_odds import recent_change
+from encoders.change_odds import recent_change, usual_window
 from encoders.channels import MEMORY, ChannelScaler, ChannelStream, bar_returns
 from encoders.encoder import Arrays, Encoder, Provenance
 from encoders.forgetting import LONGEST
@@ -107,6 +107,11 @@ class JEPAEncoder(Encoder):
         Live, a :class:`~encoders.change_odds.ChangeStream` fed with :attr:`JEPAStream.belief` gives the same numbers.
         """
         return recent_change(self._beliefs(bars), self.belief.transition, within)
+
+    @property
+    def change_bars(self) -> int:
+        """What is recent where nobody says how many bars."""
+        return usual_window(self.belief.transition)
 
     def _beliefs(self, bars: Bars) -> NDArray[np.float64]:
         returns = bar_returns(bars)[1:]

@@ -33,8 +33,9 @@ from encoders.channels import CHANNELS, ChannelScaler, bar_returns
 from encoders.encoder import Provenance, interval_name, is_generated, seed_of
 from encoders.forgetting import forgetting
 from encoders.jepa import WARM_UP, JEPAEncoder
+from encoders.kmeans_head import centres
 from encoders.odds import Belief
-from encoders.regimes import KMeansHead, SoftmaxHead, by_volatility
+from encoders.regimes import KMeansHead, SoftmaxHead
 from encoders.scale_jitter import jittered, valid
 from markets.bars import Bars
 from markets.errors import ConfigError, DataError
@@ -347,52 +348,10 @@ def _encoder(
     bias = net.regime.bias.detach().cpu().double().numpy() + weight @ mean  # of the standardised embedding
     return JEPAEncoder(
         material.scaler, trunk, mean.astype(np.float32), deviation.astype(np.float32),
-        SoftmaxHead(weight * deviation, bias), _centres((raw - mean) / deviation, returns, regimes, config.seed),
+        SoftmaxHead(weight * deviation, bias), centres((raw - mean) / deviation, returns, regimes, config.seed),
         material.belief, provenance, facts,
         memory=max(forgetting(blank.filter, bar_returns(bars)[1:]) for bars in series),
     )  # fmt: skip
-
-
-def _centres(embedding: Floats, returns: Floats, count: int, seed: int) -> KMeansHead:
-    """K-means by Lloyd's iterations from well-spread starts, centres ordered by the volatility of their bars."""
-    rng = np.random.default_rng(seed)
-    rows = embedding[:: max(1, len(embedding) // 20_000)]
-    best: tuple[float, Floats] | None = None
-    for _ in range(5):
-        centres = _spread_starts(rows, count, rng)
-        for _ in range(60):
-            nearest = _distances(rows, centres).argmin(axis=1)
-            moved = np.stack(
-                [rows[nearest == k].mean(axis=0) if np.any(nearest == k) else centres[k] for k in range(count)]
-            )
-            done = np.allclose(moved, centres, atol=1e-6)
-            centres = moved
-            if done:
-                break
-        inertia = float(_distances(rows, centres).min(axis=1).sum())
-        if best is None or inertia < best[0]:
-            best = (inertia, centres)
-    assert best is not None
-    centres = best[1]
-    everywhere = _distances(embedding, centres)
-    centres = centres[by_volatility(everywhere.argmin(axis=1), returns, count)]
-    return KMeansHead(centres, float(np.sqrt(everywhere.min(axis=1).mean())))
-
-
-def _spread_starts(rows: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """Draw starts with probability in proportion to the squared distance from those before (k-means++)."""
-    chosen = [rows[rng.integers(len(rows))]]
-    for _ in range(count - 1):
-        gaps = _distances(rows, np.stack(chosen)).min(axis=1)
-        total = gaps.sum()
-        chosen.append(rows[rng.choice(len(rows), p=gaps / total if total > 0 else None)])
-    return np.stack(chosen)
-
-
-def _distances(rows: Floats, centres: Floats) -> Floats:
-    """Squared distances ``(n, K)``."""
-    cross = rows @ centres.T
-    return np.maximum(np.sum(rows**2, axis=1)[:, None] - 2.0 * cross + np.sum(centres**2, axis=1), 0.0)
 
 
 def provenance_of(series: Sequence[Bars]) -> Provenance:

@@ -10,7 +10,11 @@ from envs.make import FAMILIES
 
 CONTROLLED = ("PerpFutures",)  # families whose leverage an encoder's regimes can control
 CONTROL = {"leverage": 2.0, "leverage_control": "regime"}  # base leverage, and who scales it
-ENCODERS = {"": "", "-JEPA": "jepa"}  # the encoder part of an id -> kind of encoder; "" is the plain environment
+ENCODERS = {
+    "": "",
+    "-JEPA": "jepa",
+    "-Defrag": "defrag",
+}  # the encoder part of an id -> kind of encoder; "" is the plain environment
 
 
 def ids() -> tuple[str, ...]:

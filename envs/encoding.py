@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.change_odds import usual_window
 from markets.bars import Bars
 from markets.symbols import base_asset, base_assets
 from markets.table import CausalTable, join
@@ -91,5 +90,5 @@ def _view(encoder: Encoder, bars: Bars, name: str) -> Encoded:
     facts = {f"{base}_regime": odds.argmax(axis=1), f"{base}_regime_confidence": odds.max(axis=1).astype(np.float64)}
     if not hasattr(encoder, "change_odds"):
         return Encoded(table, name, encoder.hash, facts, encoder.regimes)
-    recent = usual_window(encoder.belief.transition)  # type: ignore[attr-defined]
-    return Encoded(table, name, encoder.hash, facts, encoder.regimes, recent, partial(encoder.change_odds, bars))
+    change = partial(encoder.change_odds, bars)
+    return Encoded(table, name, encoder.hash, facts, encoder.regimes, encoder.change_bars, change)  # type: ignore[attr-defined]

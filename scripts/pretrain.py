@@ -12,6 +12,9 @@ from markets.errors import ConfigError, unknown
 from scripts.arguments import pairs, run_log, terminable
 
 DEFAULTS = {"steps": 800, "channels": "return,volatility", "dwell_floor": 64.0, "emission": "student"}
+NOT_DEFRAG = ("config", "steps", "bank_cap", "dwell_floor", "emission", "resume", "device", "amp")
+OF_DEFRAG = ("components", "neighbours", "horizon", "own_blocks", "evidence", "validation")
+NOT_BLOCK = {"input_dim", "label_horizon", "seed", "registry_capacity", "top_k", "decay", "chain", "predictor_epochs"}
 ONLY_DEFAULT = ("steps", "bank_cap", "dwell_floor", "emission")  # flags that a windowed encoder has no use for
 
 _log = logging.getLogger(__name__)
@@ -20,7 +23,7 @@ _log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add = parser.add_argument
-    add("--encoder", default="jepa", choices=["jepa"], help="kind of encoder (default jepa)")
+    add("--encoder", default="jepa", choices=["jepa", "defrag"], help="kind of encoder (default jepa)")
     add(
         "--config", default="default", metavar="NAME",
         help="default (dense, for environments), or the source's windowed encoder: koopman, paper, source",
@@ -53,7 +56,10 @@ def run(options: argparse.Namespace) -> int:
     for name in ("encoder.zip", "manifest.json"):
         if (options.out / name).exists() and not options.overwrite:
             raise ConfigError(f"--out {options.out} holds an encoder: choose another folder or pass --overwrite")
-    train = _default(options) if options.config == "default" else _windows(options)
+    if options.encoder == "defrag":
+        train = _defrag(options)
+    else:
+        train = _default(options) if options.config == "default" else _windows(options)
     torch_threads(options.threads)
     with run_log(options.out, "pretrain") as log, terminable(), tqdm(disable=options.quiet or None, unit="step") as bar:
         _log.info("log file: %s", log)
@@ -94,6 +100,41 @@ def _default(options: argparse.Namespace) -> Any:
             f"saved {options.out / 'encoder.zip'}: {made.regimes} regimes, R2 of volatility "
             f"{scores['volatility_r2']:.3f} (two past volatilities {scores['two_past_volatilities_r2']:.3f})\n"
             f"use it with: gym.make('PerpFutures-v0', encoded='jepa', encoder={str(options.out)!r}, bars=...)"
+        )
+
+    return train
+
+
+def _defrag(options: argparse.Namespace) -> Any:
+    """Return the training of the defragmentation encoder."""
+    from encoders.defrag_config import DefragConfig
+    from encoders.defrag_pretrain import DefragPretrain, pretrain
+    from markets.sources import load
+
+    for name in NOT_DEFRAG:
+        if getattr(options, name) not in (None, False, "default", "cpu"):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} is not of --encoder defrag, which trains in seconds: --set epochs=30 and so on")
+    more = pairs(options.set, "--set")
+    plan, block = set(OF_DEFRAG), set(DefragConfig.__dataclass_fields__) - NOT_BLOCK
+    for name in more:
+        if name not in plan | block:
+            raise unknown("--set field", name, sorted(plan | block))
+    config = DefragPretrain(
+        channels=tuple((options.channels or str(DEFAULTS["channels"])).split(",")), regimes=options.regimes or 6,
+        block={name: value for name, value in more.items() if name in block}, seed=options.seed,
+        command=_command(options), about=options.about,
+        **{name: value for name, value in more.items() if name in plan},
+    )  # fmt: skip
+
+    def train(shown: Any) -> str:
+        made = pretrain([load(spec) for spec in options.bars], config, options.out, shown)
+        scores = made.facts["validation"]
+        return (
+            f"saved {options.out / 'encoder.zip'}: {made.regimes} regimes, {made.facts['remembered']:,} blocks "
+            f"remembered, R2 of volatility {scores['volatility_r2']:.3f} (two past volatilities "
+            f"{scores['two_past_volatilities_r2']:.3f})\n"
+            f"use it with: gym.make('PerpFutures-v0', encoded='defrag', encoder={str(options.out)!r}, bars=...)"
         )
 
     return train
@@ -148,12 +189,13 @@ class _Shown:
 def _command(options: argparse.Namespace) -> str:
     """Write the command that makes these weights again."""
     words = ["regimegym", "pretrain", "--encoder", options.encoder]
-    words += [] if options.config == "default" else ["--config", options.config]
+    windowed = options.config != "default" or options.encoder == "defrag"
+    words += ["--config", options.config] if options.config != "default" else []
     for spec in options.bars:
         words += ["--bars", spec]
     for name in ("channels", "regimes", "steps", "bank_cap", "dwell_floor", "emission"):
         value = getattr(options, name)
-        if value is not None and (value or options.config == "default"):
+        if value is not None and (value or not windowed):
             words += ["--" + name.replace("_", "-"), f"{value:g}" if isinstance(value, float) else str(value)]
     words += ["--seed", str(options.seed)]
     words += [] if options.device == "cpu" else ["--device", options.device]

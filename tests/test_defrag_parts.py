@@ -13,7 +13,15 @@ import torch
 from encoders.defrag_blocks import BlockScaler, checked, slice_blocks
 from encoders.defrag_chain import _edge, _greedy, pseudo_timeline, timeline_entropy
 from encoders.defrag_config import DefragConfig
-from encoders.defrag_encoder import EncoderWeights, MomentScale, RegimeEncoder, _convolve, block_moments, unit
+from encoders.defrag_encoder import (
+    STILL,
+    EncoderWeights,
+    MomentScale,
+    RegimeEncoder,
+    _convolve,
+    block_moments,
+    unit,
+)
 from encoders.defrag_losses import continuity_reg, gram_entropy, info_nce, temporal_entropy_reg
 from encoders.defrag_predictor import PredictorWeights, TemporalPredictor
 from encoders.defrag_predictor_training import PredictorNetwork
@@ -390,8 +398,8 @@ def test_moments_are_what_they_are_called():
     row = x[0, :, 0].astype(np.float64)
     apart = row - row.mean()
     assert mean == pytest.approx(row.mean(), abs=1e-6)
-    assert log_deviation == pytest.approx(math.log(row.std()), abs=1e-5)
-    assert follow == pytest.approx((apart[1:] * apart[:-1]).mean() / row.var(), abs=1e-5)
+    assert log_deviation == pytest.approx(math.log(row.std() + STILL), abs=1e-5)
+    assert follow == pytest.approx((apart[1:] * apart[:-1]).mean() / (row.std() + STILL) ** 2, abs=1e-5)
 
 
 def test_the_numpy_predictor_is_the_torch_network():
