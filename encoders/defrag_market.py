@@ -16,9 +16,9 @@ Channels of each bar (:mod:`encoders.channels`) are the ticks; the block of the 
 
 clipped to five deviations. The regimes are k-means clusters of the moments of both pasts, each times its persistence:
 what does not outlast a block says nothing of a regime. Blocks that end at successive bars share their ticks, so a bar
-brings little evidence of its own; the odds are those of a forward filter that counts each for a tenth::
+brings little evidence of its own; the odds are those of a forward filter that counts each for a half (``evidence``)::
 
-    q_t = softmax(-|p_t - c_k|^2 / (2 h^2)),    b_t ~ (b_{t-1} P) q_t^(1/10)
+    q_t = softmax(-|p_t - c_k|^2 / (2 h^2)),    b_t ~ (b_{t-1} P) q_t^(1/2)
 
 with P counted from the clusters of the training range. Trained by :mod:`encoders.defrag_pretrain`.
 """
@@ -76,7 +76,7 @@ class Settings:
     neighbours: int = 16
     horizon: int = 64
     own_blocks: int = 8
-    evidence: float = 0.1
+    evidence: float = 0.5
     memory: int = 0
     voice: str = "belief"
 

@@ -67,7 +67,7 @@ class DefragPretrain:
         channels: what is read of a bar. regimes: K. components: P learned columns that are served.
         block_len, hidden, latent_dim, epochs, positives, moments_weight, ..: of :class:`DefragConfig` by ``block``.
         neighbours, horizon, own_blocks, evidence: of :class:`encoders.defrag_market.Settings`.
-        validation: share of each series that nothing is fitted on.
+        validation: share of each series that nothing is fitted on; 0 for :func:`fit` alone.
     """
 
     channels: tuple[str, ...] = CHANNELS[:2]
@@ -77,15 +77,15 @@ class DefragPretrain:
     neighbours: int = 16
     horizon: int = 64
     own_blocks: int = 8
-    evidence: float = 0.1
+    evidence: float = 0.5
     validation: float = 0.1
     seed: int = 0
     command: str = ""
     about: str = ""
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.validation < 0.5:
-            raise ConfigError(f"validation={self.validation!r} must be a share between 0 and 0.5")
+        if not 0.0 <= self.validation < 0.5:
+            raise ConfigError(f"validation={self.validation!r} must be a share of at least 0 and below 0.5")
         for name, least in (("regimes", 2), ("components", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -117,12 +117,15 @@ def pretrain(series: Sequence[Bars], plan: DefragPretrain, out: Path, told: Told
     """Train on S series of bars, write ``out/encoder.zip`` and ``out/card.md``, and return the encoder.
 
     Raises:
-        ConfigError: bars of several markets or intervals. DataError: too few bars, or none that move.
+        ConfigError: bars of several markets or intervals, or nothing to validate on.
+        DataError: too few bars, or none that move.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     from encoders.defrag_card import card
 
+    if plan.validation == 0.0:
+        raise ConfigError("validation=0 leaves no rows that weights could be scored on")
     began = time.process_time()
     made, history = fit(series, plan, told)
     facts = {

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from encoders.belief import BeliefConfig
 from encoders.channels import CHANNELS, bar_returns
 from encoders.clustering import self_persistence
+from encoders.defrag_pretrain import DefragPretrain
 from encoders.jepa_training import JEPAConfig
 from encoders.probes import scored_rows
+from encoders.table_defrag import DefragRows
 from encoders.table_fits import FitConfig, Fits, Told
 from encoders.table_rows import Model, Row
 from encoders.table_store import Outcome, code_version
@@ -43,6 +45,7 @@ RECIPE = JEPAConfig(  # jitter and steps: chosen on rows held out inside the tra
     steps=800,
     scale_jitter=0.4,
 )
+DEFRAG = DefragPretrain(channels=CHANNELS, regimes=6)
 ENCODERS = {
     "embedding": ("default", "embedding: JEPA + future statistics + belief"),
     "jepa-only": ("jepa-only", "embedding, JEPA alone"),
@@ -102,6 +105,7 @@ class RealBars:
             Row("belief-argmax", "belief, its most likely regime", self.fits.odds(), belief),
             Row("belief+embedding", "belief + embedding", self.fits.belief_and_embedding, encoder),
             Row("har+embedding", "HAR + embedding", self.fits.embedding("default", _har), encoder),
+            *DefragRows(self.train, DEFRAG, data, told).rows,
         ]
 
     def judge(self, model: Model, seed: int) -> Outcome:

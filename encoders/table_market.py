@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from encoders import references
 from encoders.channels import bar_returns
 from encoders.clustering import cluster_scores
+from encoders.defrag_pretrain import DefragPretrain
 from encoders.koopman_config import KoopmanConfig, koopman_config
 from encoders.koopman_data import CryptoPriceDataset
 from encoders.koopman_jepa import CryptoKoopmanJEPA
 from encoders.koopman_schedule import fit_autoencoder
 from encoders.koopman_training import JEPATrainer
 from encoders.probes import LAG, score_and_clusters, scored_rows
+from encoders.table_defrag import DefragRows
 from encoders.table_fits import FitConfig, Fits, Told, odds_of
 from encoders.table_rows import Model, Row
 from encoders.table_store import Outcome, code_version
@@ -91,7 +93,10 @@ class Market:
             **self.data, **self.fit_config.encoder_settings(), "koopman": self.koopman.to_json()
         }  # fmt: skip
         self.fits = Fits(self.train, self.fit_config, folder, {"train": data["train"]}, self.code, told)
-        self.rows: Sequence[Row] = [*self._beliefs(), *self._encoders(), *self._koopmans(), *self._references()]
+        defrag = DefragRows(self.train, DefragPretrain(regimes=count), self.data, told)
+        self.rows: Sequence[Row] = [
+            *self._beliefs(), *self._encoders(), *defrag.rows, *self._koopmans(), *self._references()
+        ]  # fmt: skip
 
     def judge(self, model: Model, seed: int) -> Outcome:
         """Score a row against the true regimes of the test series."""
