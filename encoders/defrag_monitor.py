@@ -48,7 +48,7 @@ ALLOWANCE = 1.0  # excess that every block is forgiven: half of the shift that i
 FOLDS = 5
 SURE = 30.0  # effective blocks below which the false-alarm rate is not kept
 LEAST = 20  # training blocks without which nothing can be said about their dependence
-DRAWS = 4000
+DRAWS, BEYOND = 2000, 20  # simulated streams at least, and those above the threshold
 
 _log = logging.getLogger(__name__)
 
@@ -83,11 +83,11 @@ class Calibration:
         """Calibrate on ``(N, M)`` standardised moments of the training blocks, all of them, in order of time.
 
         Raises:
-            ConfigError: ``false_alarm`` outside 0.0005 .. 0.5, ``horizon`` outside 1 .. 10,000.
+            ConfigError: ``false_alarm`` outside 0.001 .. 0.5, ``horizon`` outside 1 .. 10,000.
             DataError: fewer than 20 blocks.
         """
-        if not 5e-4 <= false_alarm <= 0.5:
-            raise ConfigError(f"false_alarm={false_alarm!r} must lie from 0.0005 to 0.5")
+        if not 1e-3 <= false_alarm <= 0.5:
+            raise ConfigError(f"false_alarm={false_alarm!r} must lie from 0.001 to 0.5")
         if isinstance(horizon, bool) or not isinstance(horizon, int) or not 1 <= horizon <= 10_000:
             raise ConfigError(f"horizon={horizon!r} must be a whole number of blocks from 1 to 10,000")
         rows = checked(moments, (None, None), "moments")
@@ -99,7 +99,8 @@ class Calibration:
         held_out = _held_out(rows)
         tau = _inflation(_normal_scores(held_out, generator))
         kept = min(len(rows), REFERENCE)
-        peaks = _peaks(tau, len(rows) / tau, kept, horizon, generator)
+        draws = max(DRAWS, math.ceil(BEYOND / false_alarm))
+        peaks = _peaks(tau, len(rows) / tau, kept, horizon, draws, generator)
         mean = max(1.0, float(-np.log(held_out).mean()))
         if len(rows) / tau < SURE:
             _log.warning(
@@ -284,15 +285,17 @@ def _inflation(scores: Floats) -> float:
     return max(1.0, 1.0 + 2.0 * float(weights @ r[:last]))
 
 
-def _peaks(tau: float, effective: float, levels: int, horizon: int, generator: np.random.Generator) -> Floats:
-    """Return the highest statistic of each simulated stream without drift, ``(DRAWS,)``."""
+def _peaks(
+    tau: float, effective: float, levels: int, horizon: int, draws: int, generator: np.random.Generator
+) -> Floats:
+    """Return the highest statistic of each simulated stream without drift, ``(draws,)``."""
     rho = (tau - 1.0) / (tau + 1.0)
     effective = max(effective, 3.0)
-    shift = generator.standard_t(max(effective / 2.0, 3.0), DRAWS) / math.sqrt(effective)
-    a, statistic, peak = generator.standard_normal(DRAWS), np.zeros(DRAWS), np.zeros(DRAWS)
+    shift = generator.standard_t(max(effective / 2.0, 3.0), draws) / math.sqrt(effective)
+    a, statistic, peak = generator.standard_normal(draws), np.zeros(draws), np.zeros(draws)
     for _ in range(horizon):
         p = np.ceil(np.interp(a + shift, _GRID, _CDF) * (levels + 1)) / (levels + 1)
         statistic = np.maximum(0.0, statistic - np.log(p) - 1.0 - ALLOWANCE)
         peak = np.maximum(peak, statistic)
-        a = rho * a + math.sqrt(1.0 - rho**2) * generator.standard_normal(DRAWS)
+        a = rho * a + math.sqrt(1.0 - rho**2) * generator.standard_normal(draws)
     return peak
