@@ -32,8 +32,8 @@ SESSION_COLUMNS = (
     "break-even",
 )  # fmt: skip
 REGIME_COLUMNS = (
-    "agent", "regime", "steps", "entries", "return", "mean/step, bp", "sd/step, bp", "Sharpe", "max drawdown",
-    "exposure (absolute)", "turnover/yr", "costs", "funding", "transition cost, bp",
+    "agent", "regime", "steps", "entries", "return", "mean/step, bp [95 %]", "sd/step, bp", "Sharpe",
+    "max drawdown", "exposure (absolute)", "turnover/yr", "costs", "funding", "transition cost, bp",
 )  # fmt: skip
 NARROW = (0, 1, 2, 3, 4, 5, 6, 10)  # of COLUMNS, where a terminal has no room for all
 NARROW_SESSIONS = (0, 1, 2, 3, 4, 5, 6, 12)
@@ -59,7 +59,7 @@ def markdown(evaluation: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]
     lines += _grid(headings, table(rows))
     lines += ["", *notes(evaluation)]
     if "by_regime" in evaluation:
-        lines += ["", *_grid(REGIME_COLUMNS, regime_table(evaluation["by_regime"])), ""]
+        lines += ["", *_grid(regime_columns(evaluation["by_regime"]), regime_table(evaluation["by_regime"])), ""]
         lines += regime_notes(evaluation["by_regime"])
     return "\n".join(lines) + "\n"
 
@@ -76,21 +76,29 @@ def flags(evaluation: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def regime_columns(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the headings of the report by regime: a portfolio of coins borrows and has no funding."""
+    borrows = any("borrow" in row for rows in found["rows"].values() for row in rows.values())
+    return tuple("borrow" if borrows and name == "funding" else name for name in REGIME_COLUMNS)
+
+
 def regime_table(found: Mapping[str, Any]) -> list[list[str]]:
-    """Return the rows of the report by regime as text, in the order of ``REGIME_COLUMNS``."""
+    """Return the rows of the report by regime as text, in the order of :func:`regime_columns`."""
     return [[name, regime, *_regime_cells(row)] for name, rows in found["rows"].items() for regime, row in rows.items()]
 
 
 def regime_notes(found: Mapping[str, Any]) -> list[str]:
     """Return the sentences that belong under the table by regime."""
-    true = found["source"] == "true"
+    true, whose = found["source"] == "true", f" of {found['asset']}" if found["asset"] else ""
     return [
-        "Regimes: the true one of the bar in which a step traded."
+        f"Regimes: the true one{whose} in the bar in which a step traded."
         if true
-        else f"Regimes: the most likely one by {found['source']} at the close before a step traded.",
+        else f"Regimes: the most likely one{whose} by {found['source']} at the close before a step traded.",
         f"Drawdown of a regime's own steps, one after the other. Transition cost: fees, spread and impact in the first "
         f"{found['window']} bars after each change into the regime, in basis points of equity per entry, and "
-        "their share of all costs paid in it. Funding: positive is paid.",
+        "their share of all costs paid in it. Funding, borrow: positive is paid.",
+        "Interval of the mean: stationary bootstrap of the whole walk (mean block one week, or a tenth of the regime's "
+        "steps if that is less, 2,000 draws).",
     ]
 
 
@@ -104,14 +112,14 @@ def _regime_cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{row['steps']:,} ({100 * row['share']:.0f} %)",
         f"{row['entries']:,}",
         f"{100 * row['total_return']:.1f} %",
-        f"{1e4 * row['mean_return']:+.2f}",
+        with_interval(row["mean_return"], row["mean_return_interval"], 1e4, ""),
         f"{1e4 * row['deviation']:.1f}",
         f"{row['sharpe']:.2f}",
         f"{100 * row['max_drawdown']:.1f} %",
         f"{row['mean_exposure']:+.2f}x ({row['mean_absolute_exposure']:.2f}x)",
         f"{row['turnover_per_year']:,.0f}x",
         f"{row['costs']:,.0f}",
-        f"{row['funding']:,.0f}" if "funding" in row else "-",
+        f"{row['borrow' if 'borrow' in row else 'funding']:,.0f}" if {"borrow", "funding"} & set(row) else "-",
         f"{1e4 * row['transition_cost']:.2f} ({100 * row['transition_share']:.0f} %)",
     )
 

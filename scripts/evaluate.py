@@ -1,4 +1,4 @@
-"""Walk saved agents and every baseline through a split: table, equity and drawdown plot, JSON.
+"""Walk saved agents and every baseline through a split: table, equity and drawdown plot, JSON; by regime too if asked.
 
 Where an episode is a session, the ledger of trades and the results of every session come as CSV files too.
 """
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate and write the report."""
     import torch
 
-    from agents import report
+    from agents import regime_picture, report
     from agents.comparison import compare
 
     register(options)
@@ -76,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
         show(result)
     try:
         _log.info("plot: %s", report.plot(result, out / f"{name}.png"))
+        if "by_regime" in result:
+            _log.info("plot by regime: %s", regime_picture.draw(result, out / f"{name}-by-regime.png"))
     except MissingExtraError as error:
         _log.warning("no plot: %s", error)
     _log.info("table: %s, numbers: %s", out / f"{name}.md", out / f"{name}.json")
@@ -104,7 +106,7 @@ def show(result: dict[str, Any]) -> None:
     for sentence in report.notes(result):
         console.print(sentence, style="dim")
     if "by_regime" in result:
-        view = Table(*report.REGIME_COLUMNS)
+        view = Table(*report.regime_columns(result["by_regime"]))
         for cells in report.regime_table(result["by_regime"]):
             view.add_row(*cells)
         console.print(view)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import artefact, report
+from agents import artefact, regime_picture, report
 from agents.agent import Agent
 from agents.baselines import BuyAndHold, Idle, Random
-from agents.by_regime import by_regime, regimes_of, statistics
+from agents.by_regime import by_regime, mean_interval, regimes_of, statistics
 from agents.deflated_sharpe import probabilistic_sharpe
 from agents.evaluation import COST_SCALES, Steps, Walk, walk
 from agents.overfitting import probability_of_overfitting
@@ -25,7 +27,7 @@ from agents.trial_registry import Trials, record_trial
 from envs.make import build, game_of
 from envs.perp_futures import PerpFuturesConfig
 from envs.simulation import Game
-from markets.errors import ConfigError
+from markets.errors import ConfigError, MissingExtraError
 from markets.sources import load
 from markets.sources.memory import register_bars
 
@@ -172,6 +174,128 @@ def test_without_labels_and_encoder_a_report_by_regime_says_what_it_needs() -> N
         regimes_of(game(bars=bars))
 
 
+def test_the_interval_of_a_regime_s_mean_covers_it_and_forgets_the_other_regimes() -> None:
+    hits = {"own": 0, "others": 0}
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        here = np.repeat(rng.random(120) < 0.3, 20)  # visits of 20 steps and more
+        gain = np.where(here, 2e-3, -1e-3) + np.where(here, 0.02, 0.005) * rng.standard_normal(2400)
+        low, high = mean_interval(gain, here, 168.0) or (0.0, 0.0)
+        assert low < gain[here].mean() < high
+        hits["own"] += low <= 2e-3 <= high
+        everywhere = mean_interval(gain, np.ones(2400, bool), 168.0) or (0.0, 0.0)  # a twin that forgets to look where
+        hits["others"] += everywhere[0] <= 2e-3 <= everywhere[1]
+    assert hits["own"] >= 35
+    assert hits["others"] < 10
+    assert mean_interval(np.zeros(300), np.arange(300) < 60, 20.0) == [0.0, 0.0]
+    assert mean_interval(gain, np.arange(2400) < 5, 20.0) is None
+
+
+@pytest.mark.parametrize(("id", "whose"), [("SpotCrypto-v0", "common market of the 3 coins"), ("PerpFutures-v0", "")])
+def test_a_portfolio_says_whose_regime_it_is_and_what_it_borrows(id: str, whose: str) -> None:
+    basket = {"bars": "synthetic:basket?seed=1&interval=1h&bars=1200", "allow_short": True}
+    family, config = resolve(id, basket if whose else {"bars": BARS})
+    market = game_of(family, replace(config, split="test", episode_bars=None))
+    found = by_regime({"random": walk(Random(), market)}, market)
+    owed, absent = ("borrow", "funding") if whose else ("funding", "borrow")
+    assert whose in found["asset"]
+    assert bool(found["asset"]) == bool(whose)
+    assert whose in report.regime_notes(found)[0]
+    assert all(owed in row and absent not in row for row in found["rows"]["random"].values())
+    assert owed in report.regime_columns(found)
+    assert absent not in report.regime_columns(found)
+
+
+def test_an_encoder_s_regime_of_a_portfolio_is_that_of_its_first_coin() -> None:
+    basket = load("synthetic:basket?seed=1&interval=1h&bars=3000")
+    given = {"bars": register_bars("coins", replace(basket, labels=None, label_names=()))}
+    family, config = resolve("SpotCrypto-JEPA-v0", given)
+    market = game_of(family, replace(config, split="test", episode_bars=None))
+    found = by_regime({"random": walk(Random(), market)}, market)
+    assert found["asset"] == "BTC, the first of 3 coins"
+    assert market.encoded is not None
+    assert np.array_equal(regimes_of(market)[0][1:], market.encoded.facts["BTC_regime"][:-1])
+
+
+# The picture
+
+
+def drawn(evaluation: dict[str, Any]) -> tuple[list[str], list[Any]]:
+    """Every text that is seen in the picture, without blanks, and its panels with agents."""
+    from matplotlib.text import Text
+
+    made = regime_picture.figure(evaluation)
+    made.canvas.draw()
+    panels = [axes for axes in made.subfigs[1].axes if axes.lines]
+    return ["".join(text.get_text().split()) for text in made.findobj(Text) if text.get_visible()], panels
+
+
+def evaluation_of(names: list[str]) -> dict[str, Any]:
+    makers = {"idle": Idle, "random": Random, **dict.fromkeys(names, BuyAndHold)}
+    found = by_regime({name: walk(make(), game()) for name, make in makers.items()}, game())
+    return {
+        "by_regime": found, "baselines": ["idle", "random"], "split": "test", "first": "2020-01-01 00:00",
+        "last": "2020-03-01 00:00",
+    }  # fmt: skip
+
+
+LONG = [f"recurrent_ppo on PerpFutures-JEPA-RegimeLeverage-v0 seed {seed}" for seed in range(8)]
+
+
+def check_shows_everything(evaluation: dict[str, Any]) -> None:
+    texts, panels = drawn(evaluation)
+    rows = evaluation["by_regime"]["rows"]
+    regimes = rows["idle"]
+    for name in rows:
+        assert texts.count(name.replace(" ", "")) == len(regimes), name  # once a row of panels
+    for regime, row in regimes.items():
+        heading = f"{regime}:{row['steps']:,}steps"
+        assert sum(text.startswith(heading) for text in texts) == 1, regime
+    figures = ["".join(panel.title.split()) for panel in regime_picture.PANELS if "borrow" not in panel.title]
+    assert all(figure in texts for figure in figures)
+    assert len(panels) == len(regimes) * len(figures)
+    means = panels[:: len(figures)]
+    for axes, regime in zip(means, regimes, strict=True):
+        points = [line for line in axes.lines if line.get_marker() == "o"]
+        shown = [float(line.get_xdata()[0]) for line in points]
+        assert shown == pytest.approx([1e4 * rows[name][regime]["mean_return"] for name in reversed(rows)])
+        assert len(axes.lines) == 2 * len(points) + 1  # each with its interval, and the line at 0
+
+
+@pytest.mark.parametrize("names", [["ppo seed 0"], LONG])
+def test_the_picture_shows_every_agent_and_regime(names: list[str]) -> None:
+    pytest.importorskip("matplotlib", reason="the extra viz is not installed")
+    evaluation = evaluation_of(names)
+    check_shows_everything(evaluation)
+    lost = {"idle": evaluation["by_regime"]["rows"]["idle"]}  # a picture that leaves agents out is caught
+    honest = regime_picture.figure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            regime_picture, "figure",
+            lambda given: honest({**given, "by_regime": {**given["by_regime"], "rows": lost}}),
+        )  # fmt: skip
+        with pytest.raises(AssertionError):
+            check_shows_everything(evaluation)
+
+
+def test_names_of_the_picture_do_not_overlap_and_headings_stay_inside() -> None:
+    pytest.importorskip("matplotlib", reason="the extra viz is not installed")
+    made = regime_picture.figure(evaluation_of(LONG))
+    made.canvas.draw()
+    axes = next(one for one in made.subfigs[1].axes if one.lines)
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(low.y1 <= high.y0 + 1.0 for low, high in itertools.pairwise(boxes))
+    for one in made.subfigs[1].axes:
+        for heading in one.texts:
+            assert heading.get_window_extent().x1 < made.bbox.x1
+
+
+def test_without_matplotlib_the_picture_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"matplotlib.*regimegym\[viz\]"):
+        regime_picture.draw({}, tmp_path / "picture.png")
+
+
 # What a table is worth
 
 
@@ -228,8 +352,9 @@ def test_overfitting_of_a_table_is_that_of_its_returns() -> None:
 
 
 def test_the_command_line_reports_by_regime_and_what_was_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     import regimegym
 
     monkeypatch.setenv("REGIMEGYM_CACHE", str(tmp_path / "cache"))
@@ -239,6 +364,14 @@ def test_the_command_line_reports_by_regime_and_what_was_tried(
         assert regimegym.main(["train", *words, *more]) == 0
     capsys.readouterr()
     folders = [str(tmp_path / seed) for seed in ("0", "1")]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        words = ["evaluate", *folders, "--by-regime", "--split", "validation", "--out", str(tmp_path), "--quiet"]
+        assert regimegym.main(words) == 0
+        assert "regimegym[viz]" in caplog.text
+        assert (tmp_path / "evaluation-validation.md").exists()
+        assert not list(tmp_path.glob("*.png"))
+    capsys.readouterr()
     assert regimegym.main(["evaluate", *folders, "--by-regime", "--json", "--quiet"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["trials"]["configurations"], found["trials"]["runs"], found["trials"]["scored"]) == (1, 2, 2)
@@ -247,6 +380,7 @@ def test_the_command_line_reports_by_regime_and_what_was_tried(
     steps = found["table"]["idle"]["bars"]
     for rows in found["by_regime"]["rows"].values():
         assert sum(row["steps"] for row in rows.values()) == steps
+    assert (tmp_path / "0" / "evaluation-test-by-regime.png").read_bytes()[:4] == b"\x89PNG"
     text = (tmp_path / "0" / "evaluation-test.md").read_text(encoding="utf-8")
     for words in ("| agent | regime | steps |", "1 configuration(s), 2 run(s)", "PBO", "Transition cost"):
         assert words in text

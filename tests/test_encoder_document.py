@@ -54,7 +54,7 @@ def test_the_code_runs_and_an_encoder_of_ones_own_is_served(
     monkeypatch.setitem(sys.modules, module.__name__, module)
     module.DIR = str(tiny_folder)
     blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, "docs/encoders.md", "exec"), vars(module))
     env: Any = gym.make("PerpFutures-v0", bars=UNSEEN, encoded="calm", encoder="calm", split="test")

@@ -1,0 +1,260 @@
+"""Watch the stream of a deployed defragmentation encoder: is it still like the training range, or is a refit due?
+
+Without --checkpoint a demonstration: a generated stream of three regimes is fitted; its continuation raises no flag,
+the same with drift does (exit status 0, and 1 where the seed shows otherwise). With --checkpoint the exit status is 1
+where a refit is due and 0 where not; 2 is bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from markets.errors import ArtefactError, ConfigError, DataError, MissingExtraError
+from markets.storage import replace_file
+from scripts import folders
+
+if TYPE_CHECKING:
+    from encoders.defrag import ChronosDefragEngine
+    from encoders.defrag_monitor import Calibration, DriftMonitor, Reading
+
+_log = logging.getLogger(__name__)
+
+STATE, READINGS, PICTURE = "monitor-state.json", "monitor-readings.jsonl", "monitor.png"
+TRAINING, STREAM, CALM = 200, 150, 50  # blocks of the demonstration; its drifts begin after CALM blocks
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="what ChronosDefragEngine.save wrote")
+    parser.add_argument(
+        "--features", type=Path, metavar="TABLE",
+        help="of --checkpoint: .parquet, .npz or CSV, a row a tick, a column for each of its feature names",
+    )  # fmt: skip
+    parser.add_argument(
+        "--training", type=Path, metavar="TABLE",
+        help="ticks that it was fitted on: needed where those were more than 1,024 blocks",
+    )  # fmt: skip
+    parser.add_argument(
+        "--first-tick", type=int, metavar="N",
+        help="number of the table's first row (default: the one after the training range)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--false-alarm", type=float, default=0.05, metavar="P",
+        help="probability of a flag within --horizon blocks of a stream that does not drift (default 0.05)",
+    )  # fmt: skip
+    parser.add_argument("--horizon", type=int, default=200, metavar="BLOCKS", help="of --false-alarm (default 200)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="state, readings and picture go there; a later call with the longer table goes on from that state",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the demonstration (default 0)")
+    parser.add_argument("--json", action="store_true", help="one JSON line a block, and one with the summary")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show or watch."""
+    if options.checkpoint is None:
+        for flag in ("features", "training", "first_tick"):
+            if getattr(options, flag) is not None:
+                raise ConfigError(f"--{flag.replace('_', '-')} goes with --checkpoint FILE")
+        return demonstrate(options)
+    if options.features is None:
+        raise ConfigError("--checkpoint needs --features TABLE, the ticks to watch")
+    return watch_table(options)
+
+
+def watch_table(options: argparse.Namespace) -> int:
+    """Watch a table; what was read before a bad block is told and kept."""
+    from encoders.defrag import ChronosDefragEngine
+    from encoders.defrag_monitor import DriftMonitor, calibration_of, watch
+
+    engine = ChronosDefragEngine.from_checkpoint(options.checkpoint)
+    names = engine.fitted.feature_names
+    training = None if options.training is None else table(options.training, names)
+    monitor = DriftMonitor(calibration_of(engine, training, options.false_alarm, options.horizon))
+    first = engine.fitted.train_end + 1 if options.first_tick is None else options.first_tick
+    ticks, upcoming = table(options.features, names), first
+    before: list[Reading] = []
+    if options.out is not None:
+        folders.make(options.out)
+        upcoming, before = resumed(options.out, monitor, engine, first)
+    skipped = upcoming - first
+    if not 0 <= skipped <= len(ticks):
+        raise DataError(
+            f"{options.features} has ticks {first} to {first + len(ticks) - 1}, the monitor goes on at tick {upcoming}"
+        )
+    _tell_calibration(monitor.calibration, options.json)
+    found: list[Reading] = []
+    try:
+        for reading in watch(engine, monitor, ticks[skipped:], upcoming):
+            found.append(reading)
+            _tell(reading, monitor.calibration, options.json)
+    finally:
+        upcoming += len(found) * engine.config.block_len
+        if options.out is not None:
+            _keep(options.out, monitor, engine, upcoming, [*before, *found])
+    _summarise({"stream": found}, {"stream": monitor}, options.json, left=first + len(ticks) - upcoming)
+    if options.out is not None:
+        title = f"{options.features.name} under {options.checkpoint.name}"
+        _draw(options.out, {"stream": [*before, *found]}, monitor.calibration, title)
+    return int(monitor.refit)
+
+
+def demonstrate(options: argparse.Namespace) -> int:
+    """Fit a generated stream and watch three continuations of it; 0 where only those with drift are flagged."""
+    from encoders.defrag import ChronosDefragEngine
+    from encoders.defrag_config import DefragConfig
+    from encoders.defrag_monitor import DriftMonitor, calibration_of, watch
+    from encoders.drift_streams import DRIFTS, FEATURES, drifted, regime_stream
+    from encoders.pretrain import torch_threads
+
+    if options.seed < 0:
+        raise ConfigError(f"--seed {options.seed} must be at least 0")
+    if options.out is not None:
+        folders.make(options.out)
+    torch_threads(1)
+    config = DefragConfig(
+        input_dim=len(FEATURES), latent_dim=24, hidden=8, epochs=10, predictor_epochs=3, entropy_weight=1.0,
+        seed=options.seed,
+    )  # fmt: skip
+    length = config.block_len
+    whole, _ = regime_stream(TRAINING + STREAM, length, seed=options.seed)
+    training, after = whole[: TRAINING * length], whole[TRAINING * length :]
+    engine = ChronosDefragEngine(config)
+    engine.fit(training, feature_names=FEATURES)
+    calibration = calibration_of(engine, None, options.false_alarm, options.horizon)
+    calm, rest = after[: CALM * length], after[CALM * length :]
+    streams = {
+        "stationary": after,
+        **{f"drift at block {CALM}, {kind}": np.concatenate([calm, drifted(rest, kind)]) for kind in DRIFTS},
+    }
+    monitors = {name: DriftMonitor(calibration) for name in streams}
+    readings = {name: list(watch(engine, monitors[name], ticks)) for name, ticks in streams.items()}
+    _tell_calibration(calibration, options.json)
+    if options.json:
+        for name, found in readings.items():
+            for reading in found:
+                sys.stdout.write(json.dumps({"stream": name, **asdict(reading)}) + "\n")
+    _summarise(readings, monitors, options.json)
+    if options.out is not None:
+        _draw(options.out, readings, calibration, f"demonstration, seed {options.seed}")
+    flagged = [monitors[name].flagged for name in streams]  # the stationary one first
+    late = [number is not None and number >= CALM for number in flagged[1:]]
+    return 0 if flagged[0] is None and all(late) else 1
+
+
+def table(file: Path, names: tuple[str, ...]) -> NDArray[np.float32]:
+    """Read the columns ``names`` of a table as ``(T, F)``; others are left out. An empty cell is nan, and told later.
+
+    Raises:
+        DataError: unreadable, a column that is missing, or a cell that is no number.
+    """
+    from markets.errors import unknown
+    from markets.frames import numbers
+    from markets.sources.tables import read_table
+
+    frame = read_table(file)
+    for name in names:
+        if name not in frame.columns:
+            raise DataError(f"{file}: {unknown('column', name, tuple(map(str, frame.columns)))}")
+    others = [str(column) for column in frame.columns if column not in names]
+    if others:
+        _log.info("%s: left out %s", file, ", ".join(others))
+    return np.stack([numbers(frame[name], name) for name in names], axis=1).astype(np.float32)
+
+
+def resumed(folder: Path, monitor: DriftMonitor, engine: ChronosDefragEngine, first: int) -> tuple[int, list[Reading]]:
+    """Return the next tick and the readings so far, and give the monitor its state; ``first`` where there is none."""
+    from encoders.defrag_monitor import Reading
+
+    if not (folder / STATE).exists():
+        return first, []
+    try:
+        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        upcoming, fit = content["next_tick"], content["fit"]
+        lines = (folder / READINGS).read_text(encoding="utf-8").splitlines()
+        before = [Reading(**json.loads(line)) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{folder} cannot be gone on from: {error}; take another --out") from error
+    if fit != _fit_of(engine):
+        raise ArtefactError(
+            f"{folder} is of another fit than --checkpoint: a refitted encoder has a monitor of its own"
+        )
+    monitor.load_state_dict(content["monitor"])
+    _log.info("going on after block %d, at tick %d", monitor.blocks - 1, upcoming)
+    return upcoming, before[: monitor.blocks]  # killed between the two files: those after the state are read again
+
+
+def _keep(
+    folder: Path, monitor: DriftMonitor, engine: ChronosDefragEngine, upcoming: int, readings: list[Reading]
+) -> None:
+    lines = "".join(json.dumps(asdict(reading)) + "\n" for reading in readings)
+    replace_file(folder / READINGS, lines.encode())
+    state = {"fit": _fit_of(engine), "next_tick": upcoming, "monitor": monitor.state_dict()}
+    replace_file(folder / STATE, (json.dumps(state, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _fit_of(engine: ChronosDefragEngine) -> str:
+    """Return a digest of what decides confidences: scaler, moments and the novelty's points."""
+    fitted = engine.fitted
+    digest = hashlib.sha256(str(fitted.train_end).encode())
+    for part in (fitted.scaler.arrays(), fitted.novelty.arrays(), vars(fitted.encoder.scale)):
+        for name in sorted(part):
+            digest.update(np.ascontiguousarray(part[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _tell_calibration(calibration: Calibration, as_json: bool) -> None:
+    if as_json:
+        return
+    sys.stdout.write(
+        f"calibrated on {calibration.blocks:,} training blocks, worth {calibration.effective:.0f} independent ones; "
+        f"mean score of held-out parts {calibration.mean:.2f}; threshold {calibration.threshold:.1f}: a flag within "
+        f"{calibration.horizon:,} blocks without drift has probability {calibration.false_alarm:g}\n"
+    )
+
+
+def _tell(reading: Reading, calibration: Calibration, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(reading)) + "\n")
+        return
+    flag = "  refit" if reading.refit else ""
+    sys.stdout.write(
+        f"block {reading.block:>5}  confidence {reading.confidence:.4f}  statistic {reading.statistic:7.2f} of "
+        f"{calibration.threshold:.1f}{flag}\n"
+    )
+
+
+def _summarise(
+    readings: dict[str, list[Reading]], monitors: dict[str, DriftMonitor], as_json: bool, left: int = 0
+) -> None:
+    for name, monitor in monitors.items():
+        row: dict[str, Any] = {
+            "stream": name, "blocks": monitor.blocks, "read_now": len(readings[name]), "ticks_left": left,
+            "flagged": monitor.flagged, "refit": monitor.refit, "calibration": asdict(monitor.calibration),
+        }  # fmt: skip
+        if as_json:
+            sys.stdout.write(json.dumps({"summary": row}) + "\n")
+            continue
+        verdict = "no refit is due" if monitor.flagged is None else f"refit due, flagged at block {monitor.flagged}"
+        rest = f", {left} ticks left for the next block" if left else ""
+        sys.stdout.write(f"{name}: {monitor.blocks:,} blocks, {len(readings[name]):,} read now: {verdict}{rest}\n")
+
+
+def _draw(folder: Path, readings: dict[str, list[Reading]], calibration: Calibration, title: str) -> None:
+    from encoders.defrag_monitor_picture import draw
+
+    try:
+        _log.info("picture: %s", draw(readings, calibration.threshold, folder / PICTURE, title))
+    except MissingExtraError as error:
+        _log.warning("no picture: %s", error)
