@@ -6,11 +6,13 @@ no spread or impact, and exposures up to 5. One environment for all arms, which 
     A   account and last return                     C1  A and the embedding        C2  C1 and the belief's odds
     B   account and the default features            D   A and the exact filter's odds
     F   the closed form on the exact filter         E   A and the true regime
+    G1  A and what the defragmentation encoder      G2  G1 and its odds
+        says, of an environment with that encoder
 
-A to E are trained alike; F is not trained (:mod:`agents.regime_truth`) and is what regret is measured from. Each seed
+A to E and G are trained alike; F is not trained (:mod:`agents.regime_truth`) and is what regret is measured from. Each seed
 is a market of its own. The encoder is pretrained without labels on other seeds of the same generator. Reported is::
 
-    gap closed by X = (X - A) / (D - A),     X = C1, C2, B
+    gap closed by X = (X - A) / (D - A),     X = B, C1, C2, E, G1, G2
 
 only where the interval of D - A lies above 0. The odds of the filter do not say all that the past says: D does not see
 the conditional variance of each regime, embedding and features do. A share above 1 is possible, and no error.
@@ -31,7 +33,7 @@ from envs.perp_columns import ACCOUNT_NAMES
 from markets import features
 from markets.errors import ConfigError
 
-ENV = "PerpFutures-JEPA-v0"
+ENV, DEFRAG_ENV = "PerpFutures-JEPA-v0", "PerpFutures-Defrag-v0"
 ARGUMENTS: dict[str, Any] = {
     "leverage": 5.0, "episode_bars": 512, "taker_fee": 0.0001, "half_spread": 0.0, "tick_size": 0.0,
     "impact_coefficient": 0.0, "lot_step": 0.0, "minimum_notional": 0.0, "margin_mode": "cross",
@@ -57,32 +59,41 @@ SEES: dict[str, tuple[str, ...]] = {
     "E": (*_BASE, f"{TRUTH}*"),
     "F": ("exposure", LOW, HIGH),
 }
-SHARES = ("B", "C1", "C2", "E")
+_DEFRAG = (*_BASE, "block_*", "long_*", "defrag_*", "recall_*", "familiarity")
+SEES_DEFRAG: dict[str, tuple[str, ...]] = {"G1": _DEFRAG, "G2": (*_DEFRAG, "regime_*")}
+DEFRAG_PAIRS = (("G2", "B"), ("G1", "C1"), ("G2", "C2"))
+SHARES = ("B", "C1", "C2", "E", "G1", "G2")
 
 
 def plan(
-    out: Path, encoder: str, *, seeds: int = SEEDS, first_seed: int = 0, steps: int = STEPS, bars: int = BARS,
+    out: Path, encoder: str, defrag: str | None = None, *, seeds: int = SEEDS, first_seed: int = 0, steps: int = STEPS, bars: int = BARS,
     settings: dict[str, Any] | None = None, split: str = "validation", device: str = "cpu", threads: int = 1,
 ) -> Comparison:  # fmt: skip
-    """Return the comparison: arms A to F on one environment.
+    """Return the comparison: arms A to F on one environment, and G on another where there are weights for it.
 
     Args:
-        encoder: folder of the weights. bars: length of each market. settings: replace those of ``SETTINGS``.
+        encoder: folder of the weights of Koopman-JEPA. defrag: of the defragmentation encoder; None leaves G out. bars: length of each market. settings: replace those of ``SETTINGS``.
 
     Raises:
         ConfigError: weights of another generator, or that were pretrained on a seed of the comparison.
     """
-    check_encoder(encoder, range(first_seed, first_seed + seeds))
-    arguments = {**ARGUMENTS, "encoder": str(Path(encoder).resolve()) if Path(encoder).exists() else encoder}
-    arms = tuple(
-        Arm(name=name, env=ENV, arguments=arguments, sees=sees, plays=BestExposure.of if name == "F" else None)
-        for name, sees in SEES.items()
-    )
+    arms = [
+        Arm(name=name, env=env, arguments=arguments, sees=sees, plays=BestExposure.of if name == "F" else None)
+        for env, weights, views in ((ENV, encoder, SEES), (DEFRAG_ENV, defrag, SEES_DEFRAG))
+        if weights is not None
+        for arguments in (_with_encoder(weights, range(first_seed, first_seed + seeds)),)
+        for name, sees in views.items()
+    ]
     recipe = Recipe(settings={**SETTINGS, **(settings or {})}, steps=steps, device=device, split=split)
     return Comparison(
-        arms=arms, recipe=recipe, bars=f"synthetic:regimes?seed={{seed}}&bars={bars}", seeds=seeds,
+        arms=tuple(arms), recipe=recipe, bars=f"synthetic:regimes?seed={{seed}}&bars={bars}", seeds=seeds,
         first_seed=first_seed, out=out, threads=threads, revealed=truth,
     )  # fmt: skip
+
+
+def _with_encoder(weights: str, seeds: range) -> dict[str, Any]:
+    check_encoder(weights, seeds)
+    return {**ARGUMENTS, "encoder": str(Path(weights).resolve()) if Path(weights).exists() else weights}
 
 
 def check_encoder(encoder: str, seeds: range) -> None:
@@ -114,8 +125,7 @@ def pretrained(
     from markets.sources import load as load_bars
 
     if not (folder / FILE).is_file():
-        length = QUICK_PRETRAINING_BARS if quick else PRETRAINING_BARS
-        specs = [f"synthetic:regimes?seed={market}&bars={length}" for market in PRETRAINING_SEEDS[: 2 if quick else 4]]
+        specs = _specifications(quick)
         jepa = JEPAConfig(
             channels=("return", "volatility"), steps=100 if quick else 800, seed=seed,
             belief=BeliefConfig(regimes=6, dwell_floor=64.0),
@@ -131,10 +141,36 @@ def pretrained(
     return str(folder)
 
 
+def pretrained_defrag(
+    folder: Path, seed: int = 0, quick: bool = False, told: Callable[[int, int, dict[str, float]], None] | None = None
+) -> str:
+    """Return the folder of a defragmentation encoder of the same series, pretrained where it holds none yet."""
+    from encoders.defrag_pretrain import DefragPretrain, pretrain
+    from encoders.encoder import FILE
+    from markets.sources import load as load_bars
+
+    if not (folder / FILE).is_file():
+        specs = _specifications(quick)
+        plan = DefragPretrain(
+            regimes=6, seed=seed, about="Pretrained by regimegym compare --plan regime-gap",
+            command="regimegym pretrain --encoder defrag " + " ".join(f"--bars '{spec}'" for spec in specs)
+            + " --out DIR",
+        )  # fmt: skip
+        pretrain([load_bars(spec) for spec in specs], plan, folder, told)
+    return str(folder)
+
+
+def _specifications(quick: bool) -> list[str]:
+    length = QUICK_PRETRAINING_BARS if quick else PRETRAINING_BARS
+    return [f"synthetic:regimes?seed={market}&bars={length}" for market in PRETRAINING_SEEDS[: 2 if quick else 4]]
+
+
 def judged(result: dict[str, Any]) -> dict[str, Any]:
     """Return what a result says of the gap: ``gap`` (D - A), ``closed`` by arm, ``regret`` from F, ``goal``."""
     score = {name: scores_of(result, name) for name in result["runs"]}
-    closed = {name: paired_seeds.ratio(score[name], score["A"], score["D"], score["A"]) for name in SHARES}
+    closed = {
+        name: paired_seeds.ratio(score[name], score["A"], score["D"], score["A"]) for name in SHARES if name in score
+    }
     better = between(result, "C2", "B")
     share = closed["C2"]
     return {
@@ -143,6 +179,7 @@ def judged(result: dict[str, Any]) -> dict[str, Any]:
         "regret": {name: between(result, "F", name) for name in score if name != "F"},
         "C2 - B": better,
         "C2 - D": between(result, "C2", "D"),
+        **{f"{name} - {other}": between(result, name, other) for name, other in DEFRAG_PAIRS if name in score},
         "goal": {
             "share": GOAL,
             "closes": None if share["value"] is None else bool(share["value"] >= GOAL),

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="hyperparameter of every arm, repeatable")
     add("--lanes", type=int, default=0, help="parallel accounts (default: the algorithm's)")
     add("--encoder", metavar="DIR", help="of the plan: weights of other seeds; pretrained in --out without")
+    add("--defrag-encoder", metavar="DIR", help="of the plan: the same for the defragmentation encoder")
     add("--quick", action="store_true", help="of the plan: 2 seeds and few steps, to see that it runs; no result")
     add("--device", default="cpu", help="cpu (default), cuda, ...")
     add("--threads", type=int, default=1, help="torch threads")
@@ -96,13 +97,14 @@ def _plan(options: argparse.Namespace) -> Comparison:
         raise ConfigError(f"{flag} is not of --plan {options.plan}, which says itself what is compared")
     chosen: dict[str, Any] = dict(regime_gap.QUICK) if options.quick else {}
     chosen |= {name: getattr(options, name) for name in ("steps", "seeds") if getattr(options, name) is not None}
-    encoder = options.encoder
-    if encoder is None:
+    encoder, defrag = options.encoder, options.defrag_encoder
+    if encoder is None or defrag is None:
         folders.make(options.out)
         with run_log(options.out, "compare"), terminable():
-            encoder = regime_gap.pretrained(options.out / "encoder", quick=options.quick)
+            encoder = encoder or regime_gap.pretrained(options.out / "encoder", quick=options.quick)
+            defrag = defrag or regime_gap.pretrained_defrag(options.out / "defrag-encoder", quick=options.quick)
     return regime_gap.plan(
-        options.out, encoder, first_seed=options.first_seed, settings=pairs(options.set, "--set"), split=options.split,
+        options.out, encoder, defrag, first_seed=options.first_seed, settings=pairs(options.set, "--set"), split=options.split,
         device=options.device, threads=options.threads, **chosen,
     )  # fmt: skip
 
@@ -111,9 +113,9 @@ def _arms(options: argparse.Namespace) -> Comparison:
     from agents.arm_comparison import Comparison
     from agents.arms import Arm, Recipe, parse_arm
 
-    for name in ("encoder", "quick"):
+    for name in ("encoder", "defrag_encoder", "quick"):
         if getattr(options, name):
-            raise ConfigError(f"--{name} is of --plan regime-gap; an arm takes encoder=DIR")
+            raise ConfigError(f"--{name.replace('_', '-')} is of --plan regime-gap; an arm takes encoder=DIR")
     if options.env is None or len(options.arm) < 2:
         raise ConfigError("pass --env ID and at least two --arm NAME:key=value,..., or --plan regime-gap")
     shared = pairs(options.env_arg, "--env-arg")
@@ -168,7 +170,8 @@ def show(result: dict[str, Any]) -> None:
 def _show_gap(gap: dict[str, Any], console: Any) -> None:
     if gap["quick"]:
         console.print("quick: too few seeds and steps to say anything", style="bold")
-    console.print(f"gap D - A: {_span(gap['gap'])};  C2 - B: {_span(gap['C2 - B'])};  C2 - D: {_span(gap['C2 - D'])}")
+    pairs = [name for name in gap if " - " in name]
+    console.print(f"gap D - A: {_span(gap['gap'])};  " + ";  ".join(f"{name}: {_span(gap[name])}" for name in pairs))
     for name, part in gap["closed"].items():
         if part["refused"]:
             console.print(f"({name} - A) / (D - A): not said, {part['refused']}")
