@@ -9,8 +9,8 @@ no spread or impact, and exposures up to 5. One environment for all arms, which 
     G1  A and what the defragmentation encoder      G2  G1 and its odds
         says, of an environment with that encoder
 
-A to E and G are trained alike; F is not trained (:mod:`agents.regime_truth`) and is what regret is measured from. Each seed
-is a market of its own. The encoder is pretrained without labels on other seeds of the same generator. Reported is::
+A to E and G are trained alike; F is not trained (:mod:`agents.regime_truth`) and is what regret is measured from. Each
+seed is a market of its own. Encoders are pretrained without labels on other seeds of the generator. Reported is::
 
     gap closed by X = (X - A) / (D - A),     X = B, C1, C2, E, G1, G2
 
@@ -66,13 +66,15 @@ SHARES = ("B", "C1", "C2", "E", "G1", "G2")
 
 
 def plan(
-    out: Path, encoder: str, defrag: str | None = None, *, seeds: int = SEEDS, first_seed: int = 0, steps: int = STEPS, bars: int = BARS,
-    settings: dict[str, Any] | None = None, split: str = "validation", device: str = "cpu", threads: int = 1,
+    out: Path, encoder: str, defrag: str | None = None, *, seeds: int = SEEDS, first_seed: int = 0,
+    steps: int = STEPS, bars: int = BARS, settings: dict[str, Any] | None = None, split: str = "validation",
+    device: str = "cpu", threads: int = 1,
 ) -> Comparison:  # fmt: skip
     """Return the comparison: arms A to F on one environment, and G on another where there are weights for it.
 
     Args:
-        encoder: folder of the weights of Koopman-JEPA. defrag: of the defragmentation encoder; None leaves G out. bars: length of each market. settings: replace those of ``SETTINGS``.
+        encoder: folder of the weights of Koopman-JEPA. defrag: of the defragmentation encoder; None leaves G out.
+        bars: length of each market. settings: replace those of ``SETTINGS``.
 
     Raises:
         ConfigError: weights of another generator, or that were pretrained on a seed of the comparison.

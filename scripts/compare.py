@@ -104,8 +104,8 @@ def _plan(options: argparse.Namespace) -> Comparison:
             encoder = encoder or regime_gap.pretrained(options.out / "encoder", quick=options.quick)
             defrag = defrag or regime_gap.pretrained_defrag(options.out / "defrag-encoder", quick=options.quick)
     return regime_gap.plan(
-        options.out, encoder, defrag, first_seed=options.first_seed, settings=pairs(options.set, "--set"), split=options.split,
-        device=options.device, threads=options.threads, **chosen,
+        options.out, encoder, defrag, first_seed=options.first_seed, settings=pairs(options.set, "--set"),
+        split=options.split, device=options.device, threads=options.threads, **chosen,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+import envs
 import regimegym
 from agents import benchmark, encoder_speed, scaling, stopwatch
 from agents.empty_env import make_empty
@@ -43,13 +44,14 @@ def test_the_benchmark_prints_every_row_and_fact_with_its_bound(
     assert regimegym.main(["benchmark", "--rounds", "1", "--no-training", "--json"]) in (0, 1)
     result = json.loads(capsys.readouterr().out)
     rows, facts = result["rows"], result["facts"]
-    assert [row["stream"] for row in rows] == ["constant"] * 8 + ["random"] * 8
-    promised = {row["name"]: row["bound"] for row in rows[:8]}
-    assert [bound for name, bound in promised.items() if "Leverage" not in name] == [0.13, 0.22, 0.028, 0.04, 0.5, 0.5]
-    assert [bound for name, bound in promised.items() if "Leverage" in name] == [None, None]
-    assert all(row["bound"] is None for row in rows[8:])
-    assert [row["goal"] for row in rows] == [0.20, 0.30, 0.05, 0.10, *[None] * 4] * 2
-    for name in ("PerpFutures-JEPA-v0", "PerpFutures-JEPA-RegimeLeverage-v0"):
+    assert [row["stream"] for row in rows] == ["constant"] * 12 + ["random"] * 12
+    promised = {row["name"]: row["bound"] for row in rows[:12]}
+    plain = [bound for name, bound in promised.items() if "Leverage" not in name]
+    assert plain == [0.13, 0.22, 0.028, 0.04, *[0.5] * 4]
+    assert [bound for name, bound in promised.items() if "Leverage" in name] == [None] * 4
+    assert all(row["bound"] is None for row in rows[12:])
+    assert [row["goal"] for row in rows] == [0.20, 0.30, 0.05, 0.10, *[None] * 8] * 2
+    for name in [name for name in envs.ids() if name.startswith("PerpFutures-") and name != "PerpFutures-v0"]:
         assert sum(row["name"].startswith(name) for row in rows) == 4
     for row in rows:
         assert row["ratio"] == pytest.approx(row["reference"] / row["nanoseconds"])
@@ -69,9 +71,9 @@ def test_the_benchmark_prints_every_row_and_fact_with_its_bound(
 def test_a_family_of_sessions_and_choices_has_rows_and_facts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "construction", lambda env_id: construction(env_id, 3_000))
     result = benchmark.run("ZeroDTE-v0", 1, training=False)
-    own = [row for row in result["rows"] if not row["name"].startswith("ZeroDTE-JEPA-v0")]
+    own = [row for row in result["rows"] if row["name"].split(",")[0] not in encoder_speed.encoded_ids("ZeroDTE-v0")]
     assert [row["bound"] for row in own] == [0.10, None, None, 0.03] + [None] * 4
-    assert [row["bound"] for row in result["rows"] if row not in own] == [0.5, 0.5, None, None]
+    assert [row["bound"] for row in result["rows"] if row not in own] == [0.5] * 4 + [None] * 4
     assert set(result["no_row_for"].values()) == {"another game"}
     facts = {fact["name"] for fact in result["facts"]}
     assert any("lanes side by side" in name for name in facts)
@@ -111,7 +113,11 @@ def test_the_cost_of_an_encoder_is_taken_a_bar_at_a_time_and_in_one_pass(monkeyp
     assert set(costs) == {"live update of both", "embedding, dense", "belief, dense"}
     assert all(0.0 < value < 1e6 for value in costs.values())
     assert encoder_speed.encoded_ids("PerpFutures-JEPA-v0") == []
-    assert encoder_speed.encoded_ids(ENV) == ["PerpFutures-JEPA-v0", "PerpFutures-JEPA-RegimeLeverage-v0"]
+    costs = encoder_speed.costs("PerpFutures-Defrag-v0", 1)
+    assert set(costs) == {"live update", "whole table"}
+    assert all(0.0 < value < 1e6 for value in costs.values())
+    encoded = [name for name in envs.ids() if name.startswith("PerpFutures-") and name != ENV]
+    assert encoder_speed.encoded_ids(ENV) == encoded
 
 
 def test_an_encoded_environment_is_made_fresh_without_torch_and_one_that_imports_it_is_found() -> None:
