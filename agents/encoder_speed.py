@@ -94,6 +94,7 @@ def costs(encoded: str, rounds: int) -> dict[str, float]:
     promised, embedding and belief apart."""
     bars = tiled(default_bars(encoded), BARS)
     encoder = resolve(gym.spec(encoded).kwargs["encoded"], bars)
+    loops: dict[str, Loop]
     if isinstance(encoder, JEPAEncoder):
         loops = {
             "live update of both": _live(encoder, bars),
@@ -102,7 +103,8 @@ def costs(encoded: str, rounds: int) -> dict[str, float]:
         }
     else:
         loops = {
-            "live update": _live(encoder, bars), "whole table": partial(_dense, partial(encoder.encode, bars), len(bars))
+            "live update": _live(encoder, bars),
+            "whole table": partial(_dense, partial(encoder.encode, bars), len(bars)),
         }  # fmt: skip
     measured = Stopwatch(rounds).medians(list(loops.values()))
     return {name: nanoseconds / 1e3 for name, nanoseconds in zip(loops, measured, strict=True)}

@@ -152,7 +152,9 @@ def test_mutant_own_blocks_that_are_seen_before_their_outcome_are_found(
     """Twin of E13. A block is remembered as soon as it ends, with what followed it."""
     monkeypatch.setattr(
         defrag_market, "recall",
-        lambda z, closes, kept, own, k: recall(z, closes, kept, replace(own, horizon=0), k),
+        lambda z, closes, kept, own, k: recall(
+            z, closes, kept, replace(own, horizon=0, outcomes=np.nan_to_num(own.outcomes)), k
+        ),
     )  # fmt: skip
     assert any("recall" in str(leak) for leak in leaks_of(made, bars))
 
@@ -209,17 +211,8 @@ def test_a_recall_is_the_weighted_mean_of_its_nearest_blocks_and_moves_without_l
     assert found[0, 2] == pytest.approx(error, abs=1e-5)
     path = np.linspace(rows[7], rows[20], 4000).astype(np.float32)
     path /= np.linalg.norm(path, axis=1, keepdims=True)
-    steps = np.abs(
-        np.diff(
-            recall(
-                path,
-                np.zeros(4000, np.int64),
-                kept,
-                replace(own, rows=rows[:0], outcomes=outcomes[:0], ends=own.ends[:0]),
-                5,
-            )[:, 0]
-        )
-    )
+    none = replace(own, rows=rows[:0], outcomes=outcomes[:0], ends=own.ends[:0])
+    steps = np.abs(np.diff(recall(path, np.zeros(4000, np.int64), kept, none, 5)[:, 0]))
     plain = [np.mean(outcomes[np.argsort(-(one @ rows.T))[:5], 0]) for one in path]  # the mutant: equal weights
     assert steps.max() < 0.02
     assert np.abs(np.diff(plain)).max() > 0.1
@@ -258,7 +251,8 @@ def test_numbers_that_do_not_fit_are_refused(made: DefragEncoder) -> None:
     arrays, config = made.arrays(), made.config()
     for name, value, said in (
         ("chain", arrays["chain"] * 2.0, "chain"), ("components", arrays["components"][:, 1:], "components"),
-        ("memory.rows", arrays["memory.rows"][:, 1:], "memory.rows"), ("scale.deviation", -arrays["scale.deviation"], "deviation"),
+        ("memory.rows", arrays["memory.rows"][:, 1:], "memory.rows"),
+        ("scale.deviation", -arrays["scale.deviation"], "deviation"),
         ("memory.outcomes", arrays["memory.outcomes"] * np.nan, "outcome"),
     ):  # fmt: skip
         with pytest.raises(ArtefactError, match=said):
@@ -271,10 +265,10 @@ def test_numbers_that_do_not_fit_are_refused(made: DefragEncoder) -> None:
 
 def test_two_trainings_with_a_seed_are_the_same_and_global_randomness_is_left_alone() -> None:
     series = [synthetic.crypto(TRAINED, "1h", 3500)]
-    np.random.seed(5)
-    state = np.random.get_state()[1].tolist()  # type: ignore[union-attr]
+    np.random.seed(5)  # noqa: NPY002
+    state = np.random.get_state()[1].tolist()  # type: ignore[union-attr]  # noqa: NPY002
     first, second = (fit(series, PLAN)[0] for _ in range(2))
-    assert np.random.get_state()[1].tolist() == state  # type: ignore[union-attr]
+    assert np.random.get_state()[1].tolist() == state  # type: ignore[union-attr]  # noqa: NPY002
     assert first.hash == second.hash
     assert fit(series, replace(PLAN, seed=1))[0].hash != first.hash
 
