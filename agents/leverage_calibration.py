@@ -30,8 +30,8 @@ from markets.errors import ConfigError
 
 LOWEST, HIGHEST = 0.25, 2.0
 PRIOR = 200.0  # n_0, bars
-TOLERANCE = 0.005  # of the mean absolute exposure, relative
-ROUNDS = 24  # walks at most
+TOLERANCE = 0.01  # of the mean absolute exposure, relative
+ROUNDS = 16  # walks at most
 HELD = 0.001  # mean absolute exposure below which a policy holds nothing that could be matched
 
 

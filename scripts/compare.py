@@ -118,9 +118,9 @@ def _arms(options: argparse.Namespace) -> Comparison:
     from agents.arm_comparison import Comparison
     from agents.arms import Arm, Recipe, parse_arm
 
-    for name in ("encoder", "quick"):
+    for name, plans in (("encoder", "regime-gap; an arm takes encoder=DIR"), ("quick", "regime-gap and leverage")):
         if getattr(options, name):
-            raise ConfigError(f"--{name} is of a --plan; an arm takes encoder=DIR")
+            raise ConfigError(f"--{name} is of --plan {plans}")
     if options.env is None or len(options.arm) < 2:
         raise ConfigError("pass --env ID and at least two --arm NAME:key=value,..., or --plan regime-gap")
     shared = pairs(options.env_arg, "--env-arg")
