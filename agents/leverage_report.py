@@ -19,7 +19,7 @@ SHOWN = {  # score -> title, digits
     "worst_day": ("worst 24 bars", 3), "liquidations": ("liquidations", 2),
     "mean_absolute_exposure": ("mean absolute exposure", 3), "mean_leverage": ("mean leverage asked", 2),
     "turnover_per_year": ("turnover a year", 0), "costs_per_year": ("costs a year, of equity", 3),
-    "ruined": ("share ruined", 2),
+    "cut_novelty": ("share of bars cut as unlike the training range", 3), "ruined": ("share ruined", 2),
 }  # fmt: skip
 
 

@@ -252,6 +252,16 @@ def test_walks_are_drawn_at_the_same_bars_for_both() -> None:
 def test_the_command_runs_keeps_its_runs_and_writes_down_what_it_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    played: list[int] = []
+    held: dict[int, Any] = {}
+    play = leverage_study.play
+
+    def once(arm: Any, recipe: Any, bars: Any, seed: int, *more: Any) -> Any:
+        played.append(seed)
+        held[seed] = held[seed] if seed in held else play(arm, recipe, bars, seed, *more)
+        return held[seed]
+
+    monkeypatch.setattr(leverage_study, "play", once)
     out = tmp_path / "out"
     words = ["compare", "--plan", "leverage", "--bars", SPEC, "--seeds", "2", "--steps", "4096", "--quiet", "--out",
              str(out), "--split", "test"]  # fmt: skip
@@ -265,19 +275,10 @@ def test_the_command_runs_keeps_its_runs_and_writes_down_what_it_read(
     assert trials_on([load(SPEC.format(seed=1)).hash]).runs == 1
     first = json.loads((out / "leverage.json").read_text())
     assert first["ranges"]["test"]["long"]["matched"] == 2
-
-    played: list[int] = []
-    play = leverage_study.play
-
-    def watched(arm: Any, recipe: Any, bars: Any, seed: int, *more: Any) -> Any:
-        played.append(seed)
-        return play(arm, recipe, bars, seed, *more)
-
-    monkeypatch.setattr(leverage_study, "play", watched)
     (out / "seed-1.json").unlink()
     assert regimegym.main([*words, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert played == [1]
+    assert played == [0, 1, 1]
     assert again == {**first, "quick": False}
     for more, said in (
         (["--steps", "8192"], "choose another folder"), (["--env-arg", "leverage=3"], "is what the leverage study"),
@@ -286,7 +287,7 @@ def test_the_command_runs_keeps_its_runs_and_writes_down_what_it_read(
     ):  # fmt: skip
         assert regimegym.main([*words, *more]) == 2
         assert said in capsys.readouterr().err
-    assert played == [1]
+    assert played == [0, 1, 1]
 
 
 def test_seeds_of_one_market_get_an_interval_over_time_as_well(tmp_path: Path) -> None:
