@@ -16,11 +16,12 @@ from markets.errors import require
 
 SHOWN = {  # score -> title, digits
     "max_drawdown": ("maximum drawdown", 3), "log_growth": ("log growth", 3), "sharpe": ("Sharpe", 2),
-    "worst_day": ("worst 24 bars", 3), "liquidations": ("liquidations", 2),
+    "worst_day": ("worst 24 bars", 3), "liquidations": ("liquidations; of an arm: of all seeds", 2),
     "mean_absolute_exposure": ("mean absolute exposure", 3), "mean_leverage": ("mean leverage asked", 2),
     "turnover_per_year": ("turnover a year", 0), "costs_per_year": ("costs a year, of equity", 3),
-    "cut_novelty": ("share of bars cut as unlike the training range", 3), "ruined": ("share ruined", 2),
+    "cut_novelty": ("share of bars cut as unlike the training range", 3), "ruined": ("ruined; of an arm: seeds", 2),
 }  # fmt: skip
+COUNTED = ("liquidations", "ruined")  # shown as totals, since a mean of the middle seeds hides what happens seldom
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -48,6 +49,8 @@ def _table(part: dict[str, Any]) -> list[str]:
     rows = ["| | " + " | ".join((*ARMS, *pairs)) + " |", "|---" * (1 + len(ARMS) + len(pairs)) + "|"]
     for name, (title, digits) in SHOWN.items():
         cells = [f"{part['arms'][arm][name]['iqm']:.{digits}f}" for arm in ARMS]
+        if name in COUNTED:
+            cells = [f"{sum(part['arms'][arm][name]['values']):.0f}" for arm in ARMS]
         cells += [span(part["differences"][pair][name], digits) for pair in pairs]
         rows.append(f"| {title} | " + " | ".join(cells) + " |")
     return rows
