@@ -67,8 +67,10 @@ def _over_time(parts: Mapping[str, Any]) -> list[str]:
 
 
 def span(part: Mapping[str, Any], digits: int) -> str:
-    """Write a difference with its interval."""
+    """Write a difference with its interval; without one where nothing differed from seed to seed."""
     low, high = part["interval"]
+    if high - low < 1e-12:
+        return f"{part['iqm']:+.{digits}f}"
     return f"{part['iqm']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
