@@ -156,9 +156,8 @@ def curves(study: Study) -> dict[str, NDArray[np.float64]]:
 
 def summary(study: Study, played: dict[int, Played]) -> dict[str, Any]:
     """Return what the runs say, by range and player: each arm, and paired differences."""
-    first = next(iter(played.values()))
     found: dict[str, Any] = {}
-    for player, part in first.rows["players"].items():
+    for player, part in _first(played).rows["players"].items():
         for where in part["ranges"]:
             found.setdefault(where, {})[player] = _compared(study, played, player, where)
     return {
@@ -189,7 +188,7 @@ def _compared(study: Study, played: dict[int, Played], player: str, where: str) 
     }  # fmt: skip
     if study.one_market:
         gains = {arm: np.stack([one.gains[f"{player} {arm} {where}"] for one in played.values()]) for arm in ARMS}
-        year = first_of(played).rows["identity"]["periods_per_year"]
+        year = _first(played).rows["identity"]["periods_per_year"]
         block = max(1.0, min(year * WEEK, bars / 2.0))
         result["over_time"] = {
             f"{a} - {b}": {
@@ -200,8 +199,7 @@ def _compared(study: Study, played: dict[int, Played], player: str, where: str) 
     return result
 
 
-def first_of(played: dict[int, Played]) -> Played:
-    """Return the first seed's."""
+def _first(played: dict[int, Played]) -> Played:
     return next(iter(played.values()))
 
 
