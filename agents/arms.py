@@ -175,7 +175,7 @@ def play(
     """Train an arm with a seed and score its last weights; ``told`` is given the steps done as they are done."""
     steps, model = 0, None
     if arm.plays is None:
-        model = _trained(arm, recipe, bars, seed, revealed, told)
+        model = trained(arm, recipe, bars, seed, revealed, told)
         steps = int(model.num_timesteps)
     game = game_for(arm, bars, recipe.split, revealed)
     policy = arm.plays(game.all_names) if arm.plays is not None else model.policy  # type: ignore[union-attr]
@@ -189,9 +189,11 @@ def play(
     }  # fmt: skip
 
 
-def _trained(
-    arm: Arm, recipe: Recipe, bars: str | None, seed: int, revealed: Revealed | None, told: Callable[[int], None]
-) -> Any:
+def trained(
+    arm: Arm, recipe: Recipe, bars: str | None, seed: int, revealed: Revealed | None = None,
+    told: Callable[[int], None] = lambda steps: None,
+) -> Any:  # fmt: skip
+    """Train an arm with a seed and return the model with its last weights; ``told`` is given steps as they are done."""
     game = game_for(arm, bars, "train", revealed)
     lanes = recipe.lanes or algorithm(recipe.algo).lanes
     vector = lanes_of(game, lanes, autoreset_mode=AutoresetMode.SAME_STEP.value, info="none")

@@ -396,13 +396,16 @@ def _joined(learned: Array, moments: Array, scale: MomentScale, settings: Settin
 
 @compiled
 def filter_step(odds: Floats, chain: Floats, news: float, state: Floats, out: Floats) -> None:
-    """One bar of the filter: ``(b P) q^news``, normalised; ``state (K,)`` is b, ``out (K,)`` is scratch."""
+    """One bar of the filter: ``(b P) q^news``, normalised; ``state (K,)`` is b, ``out (K,)`` is scratch.
+
+    Evidence that is not a number is a bar nobody saw: the odds only move on by the chain.
+    """
     total = 0.0
     for k in range(state.shape[0]):
         arriving = 0.0
         for j in range(state.shape[0]):
             arriving += state[j] * chain[j, k]
-        out[k] = arriving * max(odds[k], 1e-12) ** news
+        out[k] = arriving * max(odds[k], 1e-12) ** news if odds[k] == odds[k] else arriving
         total += out[k]
     for k in range(state.shape[0]):
         state[k] = out[k] / total

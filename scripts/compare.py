@@ -2,9 +2,10 @@
 
 An arm is --arm NAME:key=value,... with arguments of its environment (env=ID for another id); differences are from the
 first arm: interquartile means with paired bootstrap intervals over seeds. The last weights of each run are scored on
---split. Runs that --out holds are kept, so that the same command goes on where it was stopped. --plan regime-gap is a
-comparison of its own: how much of what knowing the regime is worth does an encoder give? Saved agents are compared by
-regimegym evaluate.
+--split. Runs that --out holds are kept, so that the same command goes on where it was stopped. Two plans are
+comparisons of their own. --plan regime-gap: how much of what knowing the regime is worth does an encoder give? --plan
+leverage: does leverage by regime help a policy that holds as much without it? Saved agents are compared by regimegym
+evaluate.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from markets.errors import ConfigError, MissingExtraError
 from markets.storage import replace_file
-from scripts import folders
+from scripts import folders, leverage_plan
 from scripts.arguments import add_env_arguments, pairs, run_log, terminable, value, whole
 from scripts.signals import add_signals, register
 
@@ -34,22 +35,24 @@ _log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add = parser.add_argument
-    add("--plan", choices=["regime-gap"], help="a built-in comparison instead of --env and --arm")
+    add("--plan", choices=["regime-gap", "leverage"], help="a built-in comparison instead of --env and --arm")
     add("--env", metavar="ID", help="registered id of every arm that names no other")
     add("--arm", action="append", default=[], metavar="NAME:key=value,...", help="an arm, repeatable; the first one is "
         "what the others are compared with; NAME alone takes the environment as it is")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="where runs, compare.json and compare.png go")
     add("--bars", metavar="SPEC", help="kind:path?key=value, {seed} stands for the seed; the env's own without")
     add("--algo", default="ppo", metavar="NAME", help="ppo (default) or a2c")
-    add("--steps", type=whole, help="of each training (default 500,000; of the plan 600,000)")
-    add("--seeds", type=int, help="trainings of each arm (default 5; of the plan 10)")
+    add("--steps", type=whole, help="of each training (default 500,000; of the plans 600,000 and 300,000)")
+    add("--seeds", type=int, help="trainings of each arm (default 5; of the plans 10)")
     add("--first-seed", type=int, default=0, help="the seeds are this one and those after it (default 0)")
     add("--split", default="validation", help="validation (default), or test, whose reading is written down")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="hyperparameter of every arm, repeatable")
     add("--lanes", type=int, default=0, help="parallel accounts (default: the algorithm's)")
-    add("--encoder", metavar="DIR", help="of the plan: weights of other seeds; pretrained in --out without")
-    add("--defrag-encoder", metavar="DIR", help="of the plan: the same for the defragmentation encoder")
-    add("--quick", action="store_true", help="of the plan: 2 seeds and few steps, to see that it runs; no result")
+    add("--encoder", metavar="DIR", help="of --plan regime-gap: weights of other seeds; pretrained in --out without")
+    add("--defrag-encoder", metavar="DIR", help="of --plan regime-gap: the same for the defragmentation encoder")
+    add("--control", action="append", default=[], metavar="KEY=VALUE", help="of --plan leverage: setting of the "
+        "controller beside what is calibrated, such as patience_bars=6; repeatable")  # fmt: skip
+    add("--quick", action="store_true", help="of a plan: 2 seeds and few steps, to see that it runs; no result")
     add("--device", default="cpu", help="cpu (default), cuda, ...")
     add("--threads", type=int, default=1, help="torch threads")
     add("--json", action="store_true", help="print JSON instead of the tables")
@@ -65,6 +68,10 @@ def run(options: argparse.Namespace) -> int:
     from agents import arm_comparison
 
     register(options)
+    if options.plan == "leverage":
+        return leverage_plan.run(options)
+    if options.control:
+        raise ConfigError("--control is of --plan leverage; an arm takes leverage_control=regime?...")
     comparison = _plan(options) if options.plan else _arms(options)
     arm_comparison.check(comparison)  # before a folder is made
     folders.make(options.out)
@@ -113,9 +120,12 @@ def _arms(options: argparse.Namespace) -> Comparison:
     from agents.arm_comparison import Comparison
     from agents.arms import Arm, Recipe, parse_arm
 
-    for name in ("encoder", "defrag_encoder", "quick"):
+    for name, plans in (
+        ("encoder", "regime-gap; an arm takes encoder=DIR"), ("defrag_encoder", "regime-gap; an arm takes encoder=DIR"),
+        ("quick", "regime-gap and leverage"),
+    ):  # fmt: skip
         if getattr(options, name):
-            raise ConfigError(f"--{name.replace('_', '-')} is of --plan regime-gap; an arm takes encoder=DIR")
+            raise ConfigError(f"--{name.replace('_', '-')} is of --plan {plans}")
     if options.env is None or len(options.arm) < 2:
         raise ConfigError("pass --env ID and at least two --arm NAME:key=value,..., or --plan regime-gap")
     shared = pairs(options.env_arg, "--env-arg")

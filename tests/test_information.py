@@ -19,7 +19,7 @@ from registered import IDS, family, make, make_on
 from test_causality import changed, draw_rows
 
 from agents import lookahead
-from encoders.jepa import JEPAEncoder
+from encoders.encoder import Encoder
 from markets import features
 from markets.bars import Bars
 from markets.errors import InSampleError
@@ -174,8 +174,8 @@ def test_mutant_a_warm_up_that_is_declared_too_short_is_found(
     """Twin of E15."""
     monkeypatch.setattr(features, "warm_up", lambda interval: 100)
     monkeypatch.setattr(features, "WARM_UP", 100)
-    table = JEPAEncoder.table
-    monkeypatch.setattr(JEPAEncoder, "table", lambda self, bars: replace(table(self, bars), valid_from=100))
+    table = Encoder.table
+    monkeypatch.setattr(Encoder, "table", lambda self, bars: replace(table(self, bars), valid_from=100))
     assert max(warm_up_gaps(name, tmp_path, (130, 1_700))) > 1e-3
 
 

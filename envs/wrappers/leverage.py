@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.leverage import LeverageControl, RegimeAwareLeverageController
-from envs.simulation import ROW, START, Simulation
+from envs.simulation import ROW, START, Game, Simulation
 from markets.errors import ConfigError
 
 __all__ = ["RegimeAwareLeverageController", "ScaleLeverage", "ScaleLeverageVector"]
@@ -138,14 +138,24 @@ def _check_free(env: Any, controller: RegimeAwareLeverageController | None) -> N
 
 def _attach(env: Any, controller: RegimeAwareLeverageController | None) -> LeverageControl:
     """Return the control of an environment; put the controller's table into its market where one is given."""
+    game = env.simulation.game
+    if controller is not None:
+        game = controlled(game, controller)
+        env.play(game)
+    elif game.control is None:
+        raise ConfigError("nobody decides the leverage: pass a controller, or make the id with leverage_control")
+    control: LeverageControl = game.control
+    return control
+
+
+def controlled(game: Game, controller: RegimeAwareLeverageController) -> Game:
+    """Return a game whose leverage follows a controller, and which observes what it did before.
+
+    Raises:
+        ConfigError: the family has no leverage, or the game no encoder.
+    """
     from envs.make import family_of
 
-    game = env.simulation.game
-    if controller is None:
-        if game.control is None:
-            raise ConfigError("nobody decides the leverage: pass a controller, or make the id with leverage_control")
-        control: LeverageControl = game.control
-        return control
     name = game.recipe[0]
     column = getattr(family_of(name), "asked_leverage", None)
     if column is None:
@@ -155,5 +165,4 @@ def _attach(env: Any, controller: RegimeAwareLeverageController | None) -> Lever
     control = replace(controller.control(game.encoded), table=None)
     market = game.market.copy()
     market[:, column] = control.requested
-    env.play(replace(game, market=market, control=control))
-    return control
+    return replace(game, market=market, control=control)
