@@ -16,7 +16,7 @@ from scripts.arguments import pairs, run_log, terminable
 if TYPE_CHECKING:
     from agents.leverage_study import Study
 
-OF_OTHERS = ("env", "arm", "algo", "lanes", "encoder")  # flags that the plan decides itself
+OF_OTHERS = ("env", "arm", "algo", "lanes", "encoder", "defrag_encoder")  # flags that the plan decides itself
 PICTURE, TABLES = "leverage.png", "leverage.md"
 
 _log = logging.getLogger(__name__)
