@@ -93,7 +93,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             )
         config = DefragConfig.from_json(manifest["config"])
         log = manifest["log"]
-        fit_log = FitLog(**{**log, "encoder": tuple(log["encoder"]), "predictor": tuple(log["predictor"])})
+        fit_log = FitLog(**{name: tuple(value) if isinstance(value, list) else value for name, value in log.items()})
         names, train_end = tuple(manifest["feature_names"]), int(manifest["train_end"])
     with storage.naming(path, TENSORS, SafetensorError):
         arrays = load_tensors(members[TENSORS])

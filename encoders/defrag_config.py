@@ -23,6 +23,7 @@ MOMENTS = 3  # per feature: mean, log deviation, lag-1 autocorrelation
 POSITIVES = ("adjacent", "augmented")
 SCALERS = ("standard", "robust")
 CHAINS = ("greedy", "edge")
+LATER = frozenset({"interval_level"})  # settings that the first checkpoints do not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class DefragConfig:
             norm.
         registry_capacity: C rows of memory. top_k: neighbours retrieved. decay: what a similarity keeps across as many
             blocks as the registry holds. label_horizon: ticks until a block's outcome is known.
+        interval_level: of the interval on alpha, in (0, 1).
         chain: how the pseudo-timeline is built, ``greedy`` or ``edge``.
         seed: of the one generator that everything here draws from.
     """
@@ -71,6 +73,7 @@ class DefragConfig:
     top_k: int = 16
     decay: float = 0.98
     label_horizon: int = 64
+    interval_level: float = 0.95
     chain: str = "greedy"
     seed: int = 0
 
@@ -98,6 +101,8 @@ class DefragConfig:
             raise ConfigError(f"moments_weight={self.moments_weight!r} must be below 1: the rest is learned")
         if not (isinstance(self.decay, int | float) and 0.0 < self.decay <= 1.0):
             raise ConfigError(f"decay={self.decay!r} must be a number above 0 and at most 1")
+        if not (isinstance(self.interval_level, float) and 0.0 < self.interval_level < 1.0):
+            raise ConfigError(f"interval_level={self.interval_level!r} must be a number between 0 and 1")
         if self.learned_dim < LEAST_LEARNED and self.moment_dim:
             raise ConfigError(
                 f"latent_dim={self.latent_dim} leaves {self.learned_dim} columns beside the {self.moment_dim} moments "
@@ -126,12 +131,12 @@ class DefragConfig:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> DefragConfig:
-        """Read back.
+        """Read back; a setting that came after the first files has its default, which is what those did.
 
         Raises:
             ArtefactError: a setting that is unknown, missing or has a value that cannot work.
         """
-        missing = sorted(set(cls.__dataclass_fields__) - set(content))
+        missing = sorted(set(cls.__dataclass_fields__) - set(content) - LATER)
         if missing:
             raise ArtefactError(f"settings of the encoder lack {missing[0]!r}")
         try:

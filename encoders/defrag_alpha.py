@@ -1,0 +1,46 @@
+"""Alpha: what followed the neighbours of a window on average, with its standard error and interval.
+
+``a = sum w_i y_i``, ``se^2 = n / (n - 1) sum w_i^2 (y_i - a)^2`` with weights that sum to 1 over the n known outcomes
+(Cochran 1977, ratio of means, equal denominators). The interval at level p is ``a +- t_p(n - 1) se``: Student's t, as
+16 neighbours tell the spread of their outcomes but roughly. It is one of the mean outcome, not of the outcome, and it
+knows nothing of neighbours that are of another regime: where regimes last hardly longer than a block it is too narrow.
+Outcomes are taken as independent: with a horizon above a block's length those of adjacent blocks overlap, and the
+interval is too narrow as well.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from encoders.defrag_router import Neighbours
+from encoders.student import t_quantile
+
+
+def weighted_outcome(found: Neighbours) -> tuple[np.float64, int, np.float64]:
+    """Return the weighted mean of known outcomes, their count, and the mean's standard error.
+
+    All nan and 0 where there is no outcome; the error is nan below two.
+    """
+    known = ~np.isnan(found.outcomes)
+    count = int(known.sum())
+    total = found.weights[known].sum() if count else 0.0
+    if not total > 0.0:
+        return np.float64(np.nan), 0, np.float64(np.nan)
+    weights, values = found.weights[known] / total, found.outcomes[known]
+    mean = np.float64(weights @ values)
+    if count < 2:
+        return mean, count, np.float64(np.nan)
+    apart = weights * (values - mean)
+    return mean, count, np.float64(np.sqrt(count / (count - 1.0) * (apart @ apart)))
+
+
+def alpha_interval(mean: float, count: int, error: float, level: float) -> tuple[float, float]:
+    """Return the ends of the interval at ``level`` (in (0, 1)); both nan below two outcomes.
+
+    Raises:
+        ConfigError: a level outside (0, 1).
+    """
+    if count < 2:
+        return np.nan, np.nan
+    reach = t_quantile(level, count - 1) * float(error)
+    return float(mean) - reach, float(mean) + reach
