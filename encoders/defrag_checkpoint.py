@@ -93,7 +93,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             )
         config = DefragConfig.from_json(manifest["config"])
         log = manifest["log"]
-        fit_log = FitLog(**{name: tuple(value) if isinstance(value, list) else value for name, value in log.items()})
+        lists: dict[str, Any] = {name: tuple(value) for name, value in log.items() if isinstance(value, list)}
+        fit_log = FitLog(**{**log, **lists})
         names, train_end = tuple(manifest["feature_names"]), int(manifest["train_end"])
     with storage.naming(path, TENSORS, SafetensorError):
         arrays = load_tensors(members[TENSORS])

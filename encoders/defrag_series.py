@@ -1,7 +1,7 @@
 """A labelled series to measure encoders of blocks on: a Markov chain over four regimes of ticks, its truth kept.
 
-Regimes are {quiet, wild} x {trending, reverting}. With k the regime of tick t, which leaves with probability q to one of
-the three others::
+Regimes are {quiet, wild} x {trending, reverting}. With k the regime of tick t, which leaves with probability q to one
+of the three others::
 
     x_t = phi_k x_{t-1} + s_k sqrt(1 - phi_k^2) e_t,   e_t Student-5 of unit variance
     r_t = mu_k + x_t
@@ -70,7 +70,7 @@ def switching_series(blocks: int, dwell: float, seed: int, block_len: int = 64) 
         ConfigError: no block, or a dwell below one block.
     """
     if blocks < 1 or not dwell >= 1.0:
-        raise ConfigError(f"blocks={blocks!r} and dwell={dwell!r}: at least 1 block, and a mean stay of at least 1 block")
+        raise ConfigError(f"blocks={blocks!r} and dwell={dwell!r} must both be at least 1")
     rng = np.random.default_rng([seed, 0xDEF])
     count, leave = blocks * block_len, 1.0 / (dwell * block_len)
     regimes = _regimes(count, leave, rng)
@@ -103,9 +103,9 @@ def expected_outcomes(leave: float, ticks: int) -> Floats:
 
 
 def block_odds(series: LabelledSeries) -> Floats:
-    """Odds of each regime at a block's last tick for one who knows the parameters and reads that block alone: ``(N, 4)``.
+    """Odds of each regime at a block's last tick for one who knows the parameters and reads that block alone.
 
-    The forward recursion over pairs of regimes, as x of the tick before follows from r and the regime it was in. The
+    ``(N, 4)``. The forward recursion over pairs of regimes, as x of the tick before follows from r and the regime it was in. The
     first tick is taken as a Student-5 of deviation s, which its x is but nearly.
     """
     windows = series.windows.astype(np.float64)
@@ -135,7 +135,7 @@ def _transition(leave: float) -> Floats:
 
 
 def _wild() -> NDArray[np.bool_]:
-    return np.asarray(SIZE > SIZE.mean())
+    return np.greater(SIZE, SIZE.mean())
 
 
 def _log_density(x: Floats) -> Floats:

@@ -72,7 +72,7 @@ class RegimeNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class EncoderFit:
-    """What training gave: the weights, the learned temperature, each epoch's mean losses, the largest gradient norms."""
+    """What training gave: weights, learned temperature, each epoch's mean losses, largest gradient norms."""
 
     weights: EncoderWeights
     temperature: float
