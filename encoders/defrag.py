@@ -23,7 +23,8 @@ from encoders.defrag_alpha import alpha_interval, weighted_outcome
 from encoders.defrag_blocks import BlockScaler, checked, slice_blocks
 from encoders.defrag_chain import timeline_entropy
 from encoders.defrag_config import DefragConfig
-from encoders.defrag_encoder import EncoderWeights, MomentScale, RegimeEncoder, block_moments
+from encoders.defrag_encoder import EncoderWeights, MomentScale, RegimeEncoder
+from encoders.defrag_hierarchy import BlockHierarchy
 from encoders.defrag_novelty import Novelty
 from encoders.defrag_predictor import TemporalPredictor
 from encoders.defrag_router import Neighbours, VectorDefragRouter
@@ -100,12 +101,17 @@ class Fitted:
     """
 
     scaler: BlockScaler
-    encoder: RegimeEncoder
+    hierarchy: BlockHierarchy
     predictor: TemporalPredictor
     novelty: Novelty
     train_end: int
     feature_names: tuple[str, ...]
     log: FitLog = field(repr=False)
+
+    @property
+    def encoder(self) -> RegimeEncoder:
+        """The encoder of single blocks, level 1."""
+        return self.hierarchy.encoders[0]
 
 
 class ChronosDefragEngine:
@@ -179,13 +185,11 @@ class ChronosDefragEngine:
         start = EncoderWeights.initial(config, generator)
         trained = train_encoder(ticks, config, start, generator, told)
         values = ticks.reshape(blocks.values.shape)
-        scale = MomentScale.fit(block_moments(values))
-        encoder = RegimeEncoder(trained.weights, scale, config.moments_weight)
-        moments = encoder.moments(values)
-        z = encoder.embed(values, moments)
+        hierarchy = BlockHierarchy.fit(config.hierarchy, trained.weights, config.moments_weight, values)
+        z, moments = hierarchy.embed_blocks(values)
         order = self.router.build_pseudo_timeline(z)
         foretold = train_predictor(z, order, config, generator)
-        dimension = _effective_dimension(z[:, config.moment_dim :])
+        dimension = _effective_dimension(z[:, config.moment_dim :])  # of the learned columns
         log = FitLog(
             len(blocks), blocks.unused, trained.history, foretold.history, trained.temperature, foretold.persistence,
             timeline_entropy(order), dimension, dimension < COLLAPSED, trained.gradient, foretold.gradient,
@@ -199,7 +203,7 @@ class ChronosDefragEngine:
         self.router.add(z, blocks.ends, known[:used][config.block_len - 1 :: config.block_len])
         self._fitted = Fitted(
             scaler,
-            encoder,
+            hierarchy,
             TemporalPredictor(foretold.weights),
             Novelty.fit(moments),
             first_tick + len(raw) - 1,
@@ -211,6 +215,7 @@ class ChronosDefragEngine:
     def predict_live(self, window: ArrayLike, time: int | None = None) -> LivePrediction:
         """Answer for one ``(L, F)`` window whose last tick has the number ``time``.
 
+        Of several scales the window has ``window_len`` ticks, earlier blocks first; they may be of the training range.
         Without ``time`` the window is the block that follows the training range and whatever was remembered since.
         Rows of the registry count only where their block's end plus ``label_horizon`` is not after ``time``.
 
@@ -257,10 +262,8 @@ class ChronosDefragEngine:
         return int(time)
 
     def _embed_window(self, fitted: Fitted, window: ArrayLike) -> tuple[Array, Array]:
-        values = checked(window, (self.config.block_len, self.config.input_dim), "window")
-        scaled = fitted.scaler.apply(values, "window")[None]
-        moments = fitted.encoder.moments(scaled)
-        return fitted.encoder.embed(scaled, moments)[0], moments[0]
+        values = checked(window, (self.config.window_len, self.config.input_dim), "window")
+        return fitted.hierarchy.embed_window(fitted.scaler.apply(values, "window"))
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint (one zip: JSON and safetensors) and return its path.

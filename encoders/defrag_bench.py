@@ -106,7 +106,7 @@ def cost(config: DefragConfig, told: Told) -> dict[str, float]:
     for name, rows in (("2k", SMALL), ("65k", LARGE)):
         engine.router = VectorDefragRouter(replace(config, registry_capacity=rows))
         engine.router.add(unit_cloud(rows, config.latent_dim), config.block_len * np.arange(rows), np.zeros(rows))
-        result |= _latency(engine, series.windows[0], name)
+        result |= _latency(engine, series.features[: config.window_len], name)
         if name == "2k":
             result |= {"memory_2k_mib": peak_mib(), "memory_2k_growth_mib": peak_mib() - before}
         told(f"predict_live, registry {name}: {result[f'predict_{name}_cpu_ms']:.3f} CPU ms")

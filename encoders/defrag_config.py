@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from markets.errors import ArtefactError, ConfigError, unknown
@@ -23,7 +24,7 @@ MOMENTS = 3  # per feature: mean, log deviation, lag-1 autocorrelation
 POSITIVES = ("adjacent", "augmented")
 SCALERS = ("standard", "robust")
 CHAINS = ("greedy", "edge")
-LATER = frozenset({"interval_level"})  # settings that the first checkpoints do not have
+LATER = frozenset({"interval_level", "hierarchy"})  # settings that the first checkpoints do not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class DefragConfig:
         registry_capacity: C rows of memory. top_k: neighbours retrieved. decay: what a similarity keeps across as many
             blocks as the registry holds. label_horizon: ticks until a block's outcome is known.
         interval_level: of the interval on alpha, in (0, 1).
+        hierarchy: scales, ascending from 1: level m reads a block with the m - 1 before it. A live window then has as
+            many blocks as the largest (:mod:`encoders.defrag_hierarchy`).
         chain: how the pseudo-timeline is built, ``greedy`` or ``edge``.
         seed: of the one generator that everything here draws from.
     """
@@ -74,6 +77,7 @@ class DefragConfig:
     decay: float = 0.98
     label_horizon: int = 64
     interval_level: float = 0.95
+    hierarchy: tuple[int, ...] = (1,)
     chain: str = "greedy"
     seed: int = 0
 
@@ -103,6 +107,11 @@ class DefragConfig:
             raise ConfigError(f"decay={self.decay!r} must be a number above 0 and at most 1")
         if not (isinstance(self.interval_level, float) and 0.0 < self.interval_level < 1.0):
             raise ConfigError(f"interval_level={self.interval_level!r} must be a number between 0 and 1")
+        levels = tuple(self.hierarchy) if isinstance(self.hierarchy, list | tuple) else ()
+        whole = all(isinstance(level, int) and not isinstance(level, bool) for level in levels)
+        if not whole or levels[:1] != (1,) or any(b <= a for a, b in pairwise(levels)):
+            raise ConfigError(f"hierarchy={self.hierarchy!r} must be whole numbers that ascend from 1, such as (1, 4)")
+        object.__setattr__(self, "hierarchy", levels)
         if self.learned_dim < LEAST_LEARNED and self.moment_dim:
             raise ConfigError(
                 f"latent_dim={self.latent_dim} leaves {self.learned_dim} columns beside the {self.moment_dim} moments "
@@ -124,6 +133,11 @@ class DefragConfig:
     def learned_dim(self) -> int:
         """Columns of an embedding that are learned."""
         return self.latent_dim - self.moment_dim
+
+    @property
+    def window_len(self) -> int:
+        """Ticks of a live window."""
+        return self.block_len * self.hierarchy[-1]
 
     def to_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads."""

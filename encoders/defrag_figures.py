@@ -57,8 +57,7 @@ def embeddings(engine: ChronosDefragEngine, series: LabelledSeries) -> dict[str,
     """Return the rows ``(N, D)`` of the module's docstring for every block of the series."""
     encoder, scaler = engine.encoder, engine.fitted.scaler
     scaled = scaler.apply(series.windows)
-    moments = encoder.moments(scaled)
-    ours = encoder.embed(scaled, moments)
+    ours, moments = engine.fitted.hierarchy.embed_blocks(scaled)
     first = EncoderWeights.initial(engine.config, np.random.default_rng(engine.config.seed))  # where training began
     untrained = RegimeEncoder(first, encoder.scale, engine.config.moments_weight)
     return {
@@ -146,7 +145,7 @@ def live_figures(engine: ChronosDefragEngine, series: LabelledSeries, train: int
     Coverage is of the mean outcome given the block (:func:`encoders.defrag_series.block_expectation`), which an
     interval on a mean should hold; ``coverage_of_regime`` of that given the true regime of the last tick.
     """
-    windows = series.windows[train:]
+    windows = live_windows(series, train, engine.config.window_len)
     answers = [engine.predict_live(window) for window in windows]
     alpha = np.array([answer.alpha_prediction for answer in answers])
     actual = series.at_ends(series.outcomes)[train:]
@@ -175,6 +174,12 @@ def live_figures(engine: ChronosDefragEngine, series: LabelledSeries, train: int
         compared = known[:-ODD] if name == "held out" else known
         area[name] = area_above(compared, confidence)
     return {"alpha": result, "novelty": area}
+
+
+def live_windows(series: LabelledSeries, train: int, ticks: int) -> Array:
+    """Return the ``ticks`` that end with each held-out block, ``(n, ticks, F)``."""
+    ends = series.block_len * np.arange(train + 1, len(series.labels) + 1)
+    return np.stack([series.features[end - ticks : end] for end in ends])
 
 
 def switches(labels: Order, order: Order) -> int:

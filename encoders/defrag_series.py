@@ -105,8 +105,8 @@ def expected_outcomes(leave: float, ticks: int) -> Floats:
 def block_odds(series: LabelledSeries) -> Floats:
     """Odds of each regime at a block's last tick for one who knows the parameters and reads that block alone.
 
-    ``(N, 4)``. The forward recursion over pairs of regimes, as x of the tick before follows from r and the regime it was in. The
-    first tick is taken as a Student-5 of deviation s, which its x is but nearly.
+    ``(N, 4)``. The forward recursion over pairs of regimes, as x of the tick before follows from r and the regime it
+    was in. The first tick is taken as a Student-5 of deviation s, which its x is but nearly.
     """
     windows = series.windows.astype(np.float64)
     returns, step = windows[:, :, 0], _transition(series.leave)

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,11 @@ LINES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument(
-        "--dwells", default="2,8,32", metavar="N,...", help="mean stays in a regime, blocks (default 2,8,32)"
-    )
+    parser.add_argument("--dwells", default="2,8,32", metavar="N,...", help="mean stays in a regime (default 2,8,32)")
     parser.add_argument("--seeds", default="10,11,12,13,14", metavar="N,...", help="default 10,11,12,13,14")
     parser.add_argument("--train-blocks", type=int, default=512, help="fitted on (default 512)")
     parser.add_argument("--test-blocks", type=int, default=512, help="held out after them (default 512)")
+    parser.add_argument("--hierarchy", default="1", metavar="M,...", help="scales in blocks, from 1 (default 1)")
     parser.add_argument("--only", choices=PARTS, help="one part (default: both)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write defrag-bench.json there")
@@ -56,15 +56,17 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from encoders.defrag_bench import DefragBench, cost, quality
+    from encoders.defrag_config import DefragConfig
 
     torch.set_num_threads(1)
+    engine = DefragConfig(hierarchy=_numbers(options.hierarchy, "--hierarchy", int))
     bench = DefragBench(
         dwells=_numbers(options.dwells, "--dwells", float), seeds=_numbers(options.seeds, "--seeds", int),
-        train_blocks=options.train_blocks, test_blocks=options.test_blocks,
+        train_blocks=options.train_blocks, test_blocks=options.test_blocks, engine=engine,
     )  # fmt: skip
     if options.out is not None:
         folders.make(options.out)
-    result: dict[str, Any] = {"train_blocks": bench.train_blocks, "test_blocks": bench.test_blocks}
+    result: dict[str, Any] = {"settings": asdict(bench)}
     if options.only != "quality":
         result["cost"] = cost(bench.engine, _log.info)
     if options.only != "cost":
@@ -126,6 +128,6 @@ def _plain(value: Any) -> Any:
     """Return what JSON can hold: nan becomes null."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
