@@ -1,5 +1,5 @@
 """Figures of the defragmentation encoder over dwells and seeds, and what it costs; :mod:`encoders.defrag_figures` has
-what is measured. Settings were chosen on seeds 0 to 4: the default seeds are others.
+what is measured. Settings were chosen on seeds below 50 and on 100 to 239: the default seeds are others.
 
 Times are CPU seconds of this process with one thread of torch, after a warm-up that compiles; wall milliseconds stand
 beside where a document promises them.
@@ -49,7 +49,7 @@ class DefragBench:
     """
 
     dwells: tuple[float, ...] = (2.0, 8.0, 32.0)
-    seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
+    seeds: tuple[int, ...] = (50, 51, 52, 53, 54)
     train_blocks: int = 512
     test_blocks: int = 512
     engine: DefragConfig = field(default_factory=DefragConfig)

@@ -42,7 +42,7 @@ LINES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--dwells", default="2,8,32", metavar="N,...", help="mean stays in a regime (default 2,8,32)")
-    parser.add_argument("--seeds", default="10,11,12,13,14", metavar="N,...", help="default 10,11,12,13,14")
+    parser.add_argument("--seeds", default="50,51,52,53,54", metavar="N,...", help="default 50,51,52,53,54")
     parser.add_argument("--train-blocks", type=int, default=512, help="fitted on (default 512)")
     parser.add_argument("--test-blocks", type=int, default=512, help="held out after them (default 512)")
     parser.add_argument("--hierarchy", default="1", metavar="M,...", help="scales in blocks, from 1 (default 1)")
