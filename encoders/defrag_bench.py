@@ -27,7 +27,7 @@ from markets.errors import ConfigError
 
 Told = Callable[[str], None]
 
-FIT_BLOCKS, WARM, CALLS = 48, 5, 1000
+FIT_BLOCKS, EPOCHS, WARM, CALLS = 48, 30, 5, 1000
 CHAIN_BLOCKS = 20_000
 SMALL, LARGE = 2048, 65_536  # registry rows
 MIB = float(2**20)
@@ -57,7 +57,7 @@ class DefragBench:
     def __post_init__(self) -> None:
         if not self.dwells or not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(
-                f"dwells={self.dwells}, seeds={self.seeds}: one of each at least; seeds from 0, once each"
+                f"dwells={self.dwells}, seeds={self.seeds}: one of each at least; seeds from 0, no two alike"
             )
         if self.train_blocks < 32 or self.test_blocks < 128:
             raise ConfigError(
@@ -96,7 +96,7 @@ def cost(config: DefragConfig, told: Told) -> dict[str, float]:
     The long chain is built twice: of embeddings of a series, and of rows whose noise fills all their dimensions
     evenly, which is the hardest there is for the chain's bound.
     """
-    config = replace(config, input_dim=6, epochs=30, predictor_epochs=30, seed=0)
+    config = replace(config, input_dim=6, epochs=EPOCHS, predictor_epochs=EPOCHS, seed=0)
     series = switching_series(FIT_BLOCKS, 8.0, 0, config.block_len)
     engine = ChronosDefragEngine(config)
     engine.fit(series.features)  # compiles, and loads torch
