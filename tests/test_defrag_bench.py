@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,3 +229,27 @@ def test_the_verb_says_what_it_cannot_do(words, said, capsys):
 def test_a_bench_needs_something_to_do():
     with pytest.raises(ConfigError, match="one of each"):
         DefragBench(dwells=())
+
+
+def test_the_example_of_the_document_runs():
+    text = (Path(regimegym.__file__).parent / "docs" / "defrag.md").read_text()
+    names = {}
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    exec(compile(block, "defrag.md", "exec"), names)
+    low, high = names["answer"].alpha_interval
+    assert low < names["answer"].alpha_prediction < high
+
+
+def test_the_document_names_tests_that_exist_and_every_row():
+    root = Path(regimegym.__file__).parent
+    text = (root / "docs" / "defrag.md").read_text()
+    tests = "".join(path.read_text() for path in (root / "tests").glob("test_defrag*.py"))
+    named = re.findall(r"`(test_\w+)`", text)
+    assert len(named) > 30
+    assert [name for name in named if f"def {name}(" not in tests] == []
+    rows = set()
+    for cell in re.findall(r"^\| (D\d.*?) \|", text, flags=re.M):
+        first, _, last = cell.partition(" to ")
+        numbers = [int(word.strip(" D")) for word in first.split(",")]
+        rows |= set(range(numbers[0], int(last.strip("D")) + 1)) if last else set(numbers)
+    assert rows == set(range(1, 34))
