@@ -28,6 +28,7 @@ VERBS = {
     "encoder-card": "print the card of an encoder, every figure measured anew",
     "visualize": "draw what an encoder sees: embedding, regimes over the price, spectra",
     "encoder-table": "score every encoder beside its controls, on a market with true regimes or on your bars",
+    "defrag-bench": "measure the defragmentation encoder beside controls on series whose regimes are known",
     "defrag-monitor": "watch the stream of a deployed defragmentation encoder: is a refit due?",
     "envs": "list the registered environments and their columns",
     "data-doctor": "find (and with --fix repair) defects of a candle file",

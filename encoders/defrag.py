@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from encoders.defrag_alpha import alpha_interval, weighted_outcome
 from encoders.defrag_blocks import BlockScaler, checked, slice_blocks
 from encoders.defrag_chain import timeline_entropy
 from encoders.defrag_config import DefragConfig
-from encoders.defrag_encoder import EncoderWeights, MomentScale, RegimeEncoder, block_moments
+from encoders.defrag_encoder import EncoderWeights, MomentScale, RegimeEncoder
+from encoders.defrag_hierarchy import BlockHierarchy
 from encoders.defrag_novelty import Novelty
 from encoders.defrag_predictor import TemporalPredictor
 from encoders.defrag_router import Neighbours, VectorDefragRouter
@@ -46,6 +48,7 @@ class LivePrediction:
         alpha_prediction: similarity-weighted mean of the neighbours' realised outcomes, in the outcomes' unit; nan
             where no neighbour has one (``alpha_count`` is 0): it is absent then, not estimated.
         alpha_count, alpha_standard_error: neighbours with an outcome, and the mean's standard error (nan below two).
+        alpha_interval: ends of alpha's interval at ``interval_level`` (nan below two): :mod:`encoders.defrag_alpha`.
         regime_confidence: share of training blocks at least as far from the others as this window, in (0, 1].
         system_latency_ms: wall time of the call.
         embedding, context, continuation: ``(D,)`` of the window, of its neighbourhood, and the foretold next block's.
@@ -55,6 +58,7 @@ class LivePrediction:
     alpha_prediction: np.float64
     alpha_count: int
     alpha_standard_error: np.float64
+    alpha_interval: tuple[float, float]
     regime_confidence: float
     system_latency_ms: float
     embedding: Array
@@ -72,6 +76,7 @@ class FitLog:
         temperature: the learned one. persistence: the predictor's loss of "the next is as this one".
         timeline_entropy: how far the pseudo-timeline leaves the order of time, 0 to 1.
         effective_dimension: ``exp`` of the learned part's Gram entropy; ``collapsed`` where it is below 1.5.
+        encoder_gradient, predictor_gradient: largest norm of a training step, before and after clipping.
     """
 
     blocks: int
@@ -83,6 +88,8 @@ class FitLog:
     timeline_entropy: float
     effective_dimension: float
     collapsed: bool
+    encoder_gradient: tuple[float, float] = (0.0, 0.0)
+    predictor_gradient: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +101,17 @@ class Fitted:
     """
 
     scaler: BlockScaler
-    encoder: RegimeEncoder
+    hierarchy: BlockHierarchy
     predictor: TemporalPredictor
     novelty: Novelty
     train_end: int
     feature_names: tuple[str, ...]
     log: FitLog = field(repr=False)
+
+    @property
+    def encoder(self) -> RegimeEncoder:
+        """The encoder of single blocks, level 1."""
+        return self.hierarchy.encoders[0]
 
 
 class ChronosDefragEngine:
@@ -173,16 +185,14 @@ class ChronosDefragEngine:
         start = EncoderWeights.initial(config, generator)
         trained = train_encoder(ticks, config, start, generator, told)
         values = ticks.reshape(blocks.values.shape)
-        scale = MomentScale.fit(block_moments(values))
-        encoder = RegimeEncoder(trained.weights, scale, config.moments_weight)
-        moments = encoder.moments(values)
-        z = encoder.embed(values, moments)
+        hierarchy = BlockHierarchy.fit(config.hierarchy, trained.weights, config.moments_weight, values)
+        z, moments = hierarchy.embed_blocks(values)
         order = self.router.build_pseudo_timeline(z)
         foretold = train_predictor(z, order, config, generator)
-        dimension = _effective_dimension(z[:, config.moment_dim :])
+        dimension = _effective_dimension(z[:, config.moment_dim :])  # of the learned columns
         log = FitLog(
             len(blocks), blocks.unused, trained.history, foretold.history, trained.temperature, foretold.persistence,
-            timeline_entropy(order), dimension, dimension < COLLAPSED,
+            timeline_entropy(order), dimension, dimension < COLLAPSED, trained.gradient, foretold.gradient,
         )  # fmt: skip
         if log.collapsed:
             _log.warning(
@@ -193,7 +203,7 @@ class ChronosDefragEngine:
         self.router.add(z, blocks.ends, known[:used][config.block_len - 1 :: config.block_len])
         self._fitted = Fitted(
             scaler,
-            encoder,
+            hierarchy,
             TemporalPredictor(foretold.weights),
             Novelty.fit(moments),
             first_tick + len(raw) - 1,
@@ -205,6 +215,7 @@ class ChronosDefragEngine:
     def predict_live(self, window: ArrayLike, time: int | None = None) -> LivePrediction:
         """Answer for one ``(L, F)`` window whose last tick has the number ``time``.
 
+        Of several scales the window has ``window_len`` ticks, earlier blocks first; they may be of the training range.
         Without ``time`` the window is the block that follows the training range and whatever was remembered since.
         Rows of the registry count only where their block's end plus ``label_horizon`` is not after ``time``.
 
@@ -220,9 +231,10 @@ class ChronosDefragEngine:
         context = self.router.reconstruct_context(found)
         onward = fitted.predictor.infer(np.concatenate([self.router.registry[found.rows[::-1]], z[None]]))
         alpha, count, error = weighted_outcome(found)
+        interval = alpha_interval(alpha, count, error, self.config.interval_level)
         confidence = fitted.novelty.confidence(moments)
         latency = 1e3 * (clock.perf_counter() - began)
-        return LivePrediction(alpha, count, error, confidence, latency, z, context, onward, found)
+        return LivePrediction(alpha, count, error, interval, confidence, latency, z, context, onward, found)
 
     def remember(self, window: ArrayLike, time: int, outcome: float | None = None) -> None:
         """Add a window to the registry: visible, with its outcome, ``label_horizon`` ticks after ``time``.
@@ -250,10 +262,8 @@ class ChronosDefragEngine:
         return int(time)
 
     def _embed_window(self, fitted: Fitted, window: ArrayLike) -> tuple[Array, Array]:
-        values = checked(window, (self.config.block_len, self.config.input_dim), "window")
-        scaled = fitted.scaler.apply(values, "window")[None]
-        moments = fitted.encoder.moments(scaled)
-        return fitted.encoder.embed(scaled, moments)[0], moments[0]
+        values = checked(window, (self.config.window_len, self.config.input_dim), "window")
+        return fitted.hierarchy.embed_window(fitted.scaler.apply(values, "window"))
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint (one zip: JSON and safetensors) and return its path.
@@ -292,25 +302,6 @@ class ChronosDefragEngine:
         from encoders.defrag_checkpoint import read_checkpoint
 
         return cls(read_checkpoint(Path(path)).config).load_checkpoint(path)
-
-
-def weighted_outcome(found: Neighbours) -> tuple[np.float64, int, np.float64]:
-    """Return the weighted mean of known outcomes, their count, and the mean's standard error.
-
-    ``a = sum w_i y_i``, ``se^2 = n / (n - 1) sum w_i^2 (y_i - a)^2`` with weights that sum to 1 over the n known ones
-    (Cochran 1977, ratio of means, equal denominators); nan where there is no outcome, the error below two.
-    """
-    known = ~np.isnan(found.outcomes)
-    count = int(known.sum())
-    total = found.weights[known].sum() if count else 0.0
-    if not total > 0.0:
-        return np.float64(np.nan), 0, np.float64(np.nan)
-    weights, values = found.weights[known] / total, found.outcomes[known]
-    mean = np.float64(weights @ values)
-    if count < 2:
-        return mean, count, np.float64(np.nan)
-    apart = weights * (values - mean)
-    return mean, count, np.float64(np.sqrt(count / (count - 1.0) * (apart @ apart)))
 
 
 def _names(given: Sequence[str] | None, features: int) -> tuple[str, ...]:

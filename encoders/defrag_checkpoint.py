@@ -20,6 +20,7 @@ from safetensors.numpy import save as save_tensors
 from encoders.defrag_blocks import BlockScaler
 from encoders.defrag_config import DefragConfig
 from encoders.defrag_encoder import EncoderWeights, MomentScale, RegimeEncoder
+from encoders.defrag_hierarchy import BlockHierarchy
 from encoders.defrag_novelty import Novelty
 from encoders.defrag_predictor import PredictorWeights, TemporalPredictor
 from encoders.defrag_router import VectorDefragRouter
@@ -33,7 +34,15 @@ Arrays = dict[str, NDArray[Any]]
 
 KIND, FORMAT = "defrag-engine", 1
 TENSORS = "weights.safetensors"
-STRUCTURE = ("input_dim", "block_len", "latent_dim", "hidden", "moments_weight", "scaler")  # what the numbers depend on
+STRUCTURE = (
+    "input_dim",
+    "block_len",
+    "latent_dim",
+    "hidden",
+    "moments_weight",
+    "scaler",
+    "hierarchy",
+)  # what the numbers depend on
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +73,7 @@ def write_checkpoint(path: Path, config: DefragConfig, fitted: Fitted, router: V
     arrays: Arrays = {
         **fitted.scaler.arrays(),
         **{f"encoder.{name}": value for name, value in fitted.encoder.weights.arrays().items()},
-        "moments.mean": fitted.encoder.scale.mean, "moments.deviation": fitted.encoder.scale.deviation,
-        "moments.persistence": fitted.encoder.scale.persistence,
+        **_scales(fitted.hierarchy),
         **{f"predictor.{name}": value for name, value in fitted.predictor.weights.arrays().items()},
         **fitted.novelty.arrays(), **router.arrays(),
     }  # fmt: skip
@@ -93,15 +101,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
             )
         config = DefragConfig.from_json(manifest["config"])
         log = manifest["log"]
-        fit_log = FitLog(**{**log, "encoder": tuple(log["encoder"]), "predictor": tuple(log["predictor"])})
+        lists: dict[str, Any] = {name: tuple(value) for name, value in log.items() if isinstance(value, list)}
+        fit_log = FitLog(**{**log, **lists})
         names, train_end = tuple(manifest["feature_names"]), int(manifest["train_end"])
     with storage.naming(path, TENSORS, SafetensorError):
         arrays = load_tensors(members[TENSORS])
         for name, value in arrays.items():
             if name != "registry.outcomes" and not np.isfinite(value).all():
                 raise ArtefactError(f"tensor {name!r} holds a number that is not finite")
-        scale = MomentScale(**_part(arrays, "moments."))
-        encoder = RegimeEncoder(EncoderWeights(**_part(arrays, "encoder.")), scale, config.moments_weight)
+        weights = EncoderWeights(**_part(arrays, "encoder."))
+        scales = [MomentScale(**_part(arrays, _prefix(level))) for level in config.hierarchy]
+        encoders = tuple(RegimeEncoder(weights, scale, config.moments_weight) for scale in scales)
+        encoder, scale = encoders[0], scales[0]
         found = (encoder.weights.a_weight.shape, encoder.weights.head_weight.shape[0])
         expected = ((config.hidden, config.input_dim, encoder.weights.a_weight.shape[2]), config.learned_dim)
         if found != expected:
@@ -117,8 +128,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
             )
         if novelty.points.shape[1] != scale.mean.shape[0]:
             raise ArtefactError(f"novelty reads {novelty.points.shape[1]} moments of {scale.mean.shape[0]}")
+        hierarchy = BlockHierarchy(config.hierarchy, encoders)
         registry = {f"registry.{name}": value for name, value in _part(arrays, "registry.").items()}
-    return Checkpoint(config, Fitted(scaler, encoder, predictor, novelty, train_end, names, fit_log), registry)
+    return Checkpoint(config, Fitted(scaler, hierarchy, predictor, novelty, train_end, names, fit_log), registry)
+
+
+def _prefix(level: int) -> str:
+    return "moments." if level == 1 else f"moments_{level}."
+
+
+def _scales(hierarchy: BlockHierarchy) -> Arrays:
+    """Return each level's numbers by name."""
+    return {
+        f"{_prefix(level)}{name}": getattr(encoder.scale, name)
+        for level, encoder in zip(hierarchy.levels, hierarchy.encoders, strict=True)
+        for name in ("mean", "deviation", "persistence")
+    }
 
 
 def _part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from markets.errors import ArtefactError, ConfigError, unknown
@@ -23,6 +24,7 @@ MOMENTS = 3  # per feature: mean, log deviation, lag-1 autocorrelation
 POSITIVES = ("adjacent", "augmented")
 SCALERS = ("standard", "robust")
 CHAINS = ("greedy", "edge")
+LATER = frozenset({"interval_level", "hierarchy"})  # settings that the first checkpoints do not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,9 @@ class DefragConfig:
             norm.
         registry_capacity: C rows of memory. top_k: neighbours retrieved. decay: what a similarity keeps across as many
             blocks as the registry holds. label_horizon: ticks until a block's outcome is known.
+        interval_level: of the interval on alpha, in (0, 1).
+        hierarchy: scales, ascending from 1: level m reads a block with the m - 1 before it. A live window then has as
+            many blocks as the largest (:mod:`encoders.defrag_hierarchy`).
         chain: how the pseudo-timeline is built, ``greedy`` or ``edge``.
         seed: of the one generator that everything here draws from.
     """
@@ -71,6 +76,8 @@ class DefragConfig:
     top_k: int = 16
     decay: float = 0.98
     label_horizon: int = 64
+    interval_level: float = 0.95
+    hierarchy: tuple[int, ...] = (1,)
     chain: str = "greedy"
     seed: int = 0
 
@@ -98,6 +105,13 @@ class DefragConfig:
             raise ConfigError(f"moments_weight={self.moments_weight!r} must be below 1: the rest is learned")
         if not (isinstance(self.decay, int | float) and 0.0 < self.decay <= 1.0):
             raise ConfigError(f"decay={self.decay!r} must be a number above 0 and at most 1")
+        if not (isinstance(self.interval_level, float) and 0.0 < self.interval_level < 1.0):
+            raise ConfigError(f"interval_level={self.interval_level!r} must be a number between 0 and 1")
+        levels = tuple(self.hierarchy) if isinstance(self.hierarchy, list | tuple) else ()
+        whole = all(isinstance(level, int) and not isinstance(level, bool) for level in levels)
+        if not whole or levels[:1] != (1,) or any(b <= a for a, b in pairwise(levels)):
+            raise ConfigError(f"hierarchy={self.hierarchy!r} must be whole numbers that ascend from 1, such as (1, 4)")
+        object.__setattr__(self, "hierarchy", levels)
         if self.learned_dim < LEAST_LEARNED and self.moment_dim:
             raise ConfigError(
                 f"latent_dim={self.latent_dim} leaves {self.learned_dim} columns beside the {self.moment_dim} moments "
@@ -120,18 +134,23 @@ class DefragConfig:
         """Columns of an embedding that are learned."""
         return self.latent_dim - self.moment_dim
 
+    @property
+    def window_len(self) -> int:
+        """Ticks of a live window."""
+        return self.block_len * self.hierarchy[-1]
+
     def to_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> DefragConfig:
-        """Read back.
+        """Read back; a setting that came after the first files has its default, which is what those did.
 
         Raises:
             ArtefactError: a setting that is unknown, missing or has a value that cannot work.
         """
-        missing = sorted(set(cls.__dataclass_fields__) - set(content))
+        missing = sorted(set(cls.__dataclass_fields__) - set(content) - LATER)
         if missing:
             raise ArtefactError(f"settings of the encoder lack {missing[0]!r}")
         try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from encoders.defrag_config import DefragConfig
 from encoders.defrag_encoder import FLOOR
+from encoders.defrag_gradients import GradientClip
 from encoders.defrag_predictor import PredictorWeights
 from markets.errors import DataError
 
@@ -63,6 +64,7 @@ class PredictorFit:
     weights: PredictorWeights
     history: tuple[float, ...]
     persistence: float
+    gradient: tuple[float, float]
 
 
 def train_predictor(
@@ -79,6 +81,7 @@ def train_predictor(
     sequences = chain.unfold(0, length + 1, 1).transpose(1, 2)  # (N - length, length + 1, D), a view
     step = max(1, length // 2)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    clip = GradientClip(network.parameters(), config.clip)
     history = []
     for epoch in range(config.predictor_epochs):
         begins = np.arange(int(generator.integers(0, min(step, len(sequences)))), len(sequences), step)
@@ -89,13 +92,13 @@ def train_predictor(
             loss = _apart(network(rows[:, :-1]), rows[:, 1:])
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+            clip()
             optimizer.step()
             total += float(loss.detach()) / parts
         if not math.isfinite(total):
             raise DataError(f"the predictor's loss is {total} in epoch {epoch}: lower learning_rate")
         history.append(total)
-    return PredictorFit(network.weights(), tuple(history), float(_apart(chain[:-1], chain[1:])))
+    return PredictorFit(network.weights(), tuple(history), float(_apart(chain[:-1], chain[1:])), clip.largest)
 
 
 def _apart(foretold: Tensor, actual: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from encoders.defrag_config import DILATIONS, DefragConfig
 from encoders.defrag_encoder import FLOOR, EncoderWeights
+from encoders.defrag_gradients import GradientClip
 from encoders.defrag_losses import continuity_reg, info_nce, temporal_entropy_reg
 from markets.errors import DataError
 
@@ -71,11 +72,12 @@ class RegimeNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class EncoderFit:
-    """What training gave: the weights, the learned temperature and each epoch's mean losses."""
+    """What training gave: weights, learned temperature, each epoch's mean losses, largest gradient norms."""
 
     weights: EncoderWeights
     temperature: float
     history: tuple[dict[str, float], ...]
+    gradient: tuple[float, float]
 
 
 def train_encoder(
@@ -104,6 +106,7 @@ def train_encoder(
     passes = -(-config.epoch_steps // parts)
     steps = config.epochs * passes * parts
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    clip = GradientClip(network.parameters(), config.clip)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, steps))
     history = []
     for epoch in range(config.epochs):
@@ -114,7 +117,7 @@ def train_encoder(
             loss = loss + config.continuity_weight * losses["continuity"]
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+            clip()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -126,7 +129,7 @@ def train_encoder(
         history.append(total)
         if told is not None:
             told(epoch + 1, config.epochs, total)
-    return EncoderFit(network.weights(), float(network.log_temperature.detach().exp()), tuple(history))
+    return EncoderFit(network.weights(), float(network.log_temperature.detach().exp()), tuple(history), clip.largest)
 
 
 def _losses(

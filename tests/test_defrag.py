@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.defrag import ChronosDefragEngine, weighted_outcome
+from encoders.defrag import ChronosDefragEngine
 from encoders.defrag_adapter import DefragAdapter
+from encoders.defrag_alpha import weighted_outcome
 from encoders.defrag_config import DefragConfig
 from encoders.defrag_router import Neighbours
 from markets.errors import ArtefactError, DataError, InSampleError, NotFittedError
