@@ -21,7 +21,13 @@ def card(made: JEPAEncoder, measured: Mapping[str, Any] | None = None) -> str:
     """Write the card of an encoder as Markdown, with the figures of :func:`encoders.measure.measure` where given."""
     parts = [_head(made), data_section(made), _scores(made), _regimes(made), _predictor(made)]
     if measured is not None:
-        parts += [_measured(measured), _latent(measured), _koopman(measured), _checks(measured), _labels(measured)]
+        parts += [
+            measured_section(measured),
+            _latent(measured),
+            _koopman(measured),
+            checks_section(measured),
+            labels_section(measured),
+        ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -48,7 +54,7 @@ refused unless `allow_in_sample=True`{generated}."""
 def data_section(made: Encoder) -> str:
     """Return what an encoder was fitted on, and the command that did it."""
     facts, origin = made.facts, made.provenance
-    if "bars" not in facts:
+    if "bars" not in facts or "validation" not in facts:
         return "## Data\n\n" + "\n".join(f"- `{source}`" for source in origin.sources)
     bars = "\n".join(
         f"- {part['symbol']}: {part['count']:,} bars, {part['first'][:16]} to {part['last'][:16]} UTC"
@@ -113,7 +119,8 @@ The last two columns prove nothing and meet every figure: no conclusion follows 
 to them. What was learned shows in the spectrum of the frozen embedding, and in scores against the untrained net."""
 
 
-def _measured(measured: Mapping[str, Any]) -> str:
+def measured_section(measured: Mapping[str, Any]) -> str:
+    """Say what bars were measured on, and what to be careful about."""
     bars = measured["bars"]
     lines = [
         "## Measured anew",
@@ -123,6 +130,8 @@ def _measured(measured: Mapping[str, Any]) -> str:
     ]
     for sentence in measured["cautions"]:
         lines += ["", f"**{sentence}**"]
+    if "latent" not in measured:
+        return "\n".join(lines)
     if "untrained" not in measured["latent"]:
         lines += ["", "No untrained net stands beside: the facts of these weights do not say how they were made."]
     elif measured["untrained_is_the_same"] is False:
@@ -156,7 +165,8 @@ def _koopman(measured: Mapping[str, Any]) -> str:
     return "### The Koopman reading\n\n" + table(names, rows)
 
 
-def _checks(measured: Mapping[str, Any]) -> str:
+def checks_section(measured: Mapping[str, Any]) -> str:
+    """Say how far prefixes and the live face are from the table, and what a bar costs."""
     checks, speed = measured["checks"], measured["seconds_per_bar"]
     return "### Causality and speed\n\n" + table(
         ("check", "largest difference"),
@@ -170,7 +180,8 @@ def _checks(measured: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _labels(measured: Mapping[str, Any]) -> str:
+def labels_section(measured: Mapping[str, Any]) -> str:
+    """Scores against true regimes; empty without them."""
     found = measured["labels"]
     if found is None:
         return ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from encoders.card import data_section, table
+from collections.abc import Mapping
+from typing import Any
+
+from encoders.card import checks_section, data_section, labels_section, measured_section, table
 from encoders.defrag_market import DefragEncoder
 
 ROWS = (
@@ -13,8 +16,8 @@ ROWS = (
 )
 
 
-def card(made: DefragEncoder) -> str:
-    """Write the card of an encoder as Markdown."""
+def card(made: DefragEncoder, measured: Mapping[str, Any] | None = None) -> str:
+    """Write the card of an encoder as Markdown, with the figures of :mod:`encoders.defrag_measure` where given."""
     origin, facts, settings = made.provenance, made.facts, made.settings
     generated = " (generated bars go by seed, not by date)" if origin.seeds else ""
     head = f"""# Encoder card
@@ -44,4 +47,16 @@ Blocks of {settings.block_len} bars: {facts["blocks"]:,} trained on, {facts["rem
 followed them in {settings.horizon} bars; {settings.neighbours} answer. The learned part fills
 {facts["effective_dimension"]:.1f} effective dimensions of {made.numbers.weights.head_weight.shape[0]}; temperature
 {facts["temperature"]:.3f}. A row is served from bar {made.warm_up:,} on.""")
-    return "\n\n".join(parts) + "\n"
+    if measured is not None:
+        parts += [measured_section(measured), checks_section(measured), labels_section(measured)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def content(made: DefragEncoder, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the card as plain values, for JSON."""
+    origin = made.provenance
+    return {
+        "kind": made.kind, "sha256": made.hash, "market": origin.market, "interval": origin.interval,
+        "train_end": origin.train_end, "sources": list(origin.sources), "seeds": list(origin.seeds),
+        "facts": made.facts, "measured": dict(measured),
+    }  # fmt: skip

@@ -193,7 +193,7 @@ def fit(
     dimension = _effective_dimension(
         np.concatenate([past.learned[settled :: config.block_len] for past in pasts])[:, : config.learned_dim]
     )
-    if dimension < COLLAPSED:
+    if dimension < COLLAPSED and config.epochs:
         _log.warning("the learned part has collapsed to %.2f effective dimensions", dimension)
     plain = {name: value for name, value in asdict(plan).items() if name not in ("command", "about")}
     facts = {

@@ -47,7 +47,7 @@ def default_encoder(encoder: Encoder) -> JEPAEncoder:
         ConfigError: it is of another kind.
     """
     if not isinstance(encoder, JEPAEncoder):
-        raise ConfigError(f"encoder is of kind {encoder.kind!r}: cards and pictures are for {JEPAEncoder.kind!r}")
+        raise ConfigError(f"encoder is of kind {encoder.kind!r}: pictures are for {JEPAEncoder.kind!r}")
     return encoder
 
 
@@ -75,17 +75,22 @@ def measure(encoder: JEPAEncoder, bars: Bars, seed: int = 0) -> dict[str, Any]:
     if untrained is not None:
         raw["untrained"] = untrained.trunk.embed(channels).astype(np.float64)
     return {
-        "bars": {
-            "source": bars.source, "symbol": bars.symbols[0], "count": len(bars), "first": str(bars.time[0]),
-            "last": str(bars.close_time[-1]), "in_sample": seen_rows(encoder.provenance, bars),
-        },
+        "bars": told(encoder, bars),
         "cautions": cautions(encoder.provenance, bars),
         "latent": {name: _latent(values[rows]) for name, values in raw.items()},
         "koopman": _koopman(encoder, bars, raw, lag),
-        "checks": _checks(encoder, bars, seed),
-        "seconds_per_bar": _speed(encoder, bars),
+        "checks": checks(encoder, bars, seed),
+        "seconds_per_bar": speed(encoder, bars),
         "labels": _labels(encoder, bars, raw, rows, seed),
         "untrained_is_the_same": None if untrained is None else untrained.same,
+    }  # fmt: skip
+
+
+def told(encoder: Encoder, bars: Bars) -> dict[str, Any]:
+    """Say what bars were measured on, and how many of them the encoder had been fitted on."""
+    return {
+        "source": bars.source, "symbol": bars.symbols[0], "count": len(bars), "first": str(bars.time[0]),
+        "last": str(bars.close_time[-1]), "in_sample": seen_rows(encoder.provenance, bars),
     }  # fmt: skip
 
 
@@ -126,7 +131,7 @@ def chain_moduli(transition: Floats, lag: int) -> Floats:
     return np.asarray(np.sort(np.abs(values))[::-1][1:])
 
 
-def _checks(encoder: JEPAEncoder, bars: Bars, seed: int) -> dict[str, Any]:
+def checks(encoder: Encoder, bars: Bars, seed: int) -> dict[str, Any]:
     """Embed prefixes again and walk the live face: the largest difference from the table."""
     table, rng = encoder.encode(bars), np.random.default_rng(seed)
     cuts = sorted(int(cut) for cut in rng.integers(encoder.warm_up + 1, len(bars), CUTS))
@@ -153,7 +158,7 @@ def _furthest(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(np.nan_to_num(np.abs(one.astype(np.float64) - other), nan=np.inf).max())
 
 
-def _speed(encoder: JEPAEncoder, bars: Bars) -> dict[str, float]:
+def speed(encoder: Encoder, bars: Bars) -> dict[str, float]:
     """CPU seconds a bar of both faces, which were compiled and warm by now."""
     begun = time.process_time()
     encoder.encode(bars)
@@ -168,32 +173,46 @@ def _speed(encoder: JEPAEncoder, bars: Bars) -> dict[str, float]:
 def _labels(
     encoder: JEPAEncoder, bars: Bars, raw: Mapping[str, Floats], rows: NDArray[np.int64], seed: int
 ) -> dict[str, Any] | None:
-    """Score voices and fitted readings against the true regimes of the second half."""
     if bars.labels is None:
         return None
-    truth, cut = bars.labels[rows].astype(np.int64), len(rows) // 2
-    known, judged = truth[:cut], truth[cut:]
-    tables: dict[str, Floats] = {f"{voice} odds": encoder.odds(bars, voice)[rows] for voice in VOICES}
-    returns, generator = bar_returns(bars), _generator(bars, exact=True)
-    if generator is not None:
-        tables["exact filter of the generator, the ceiling"] = posterior(returns, generator)[rows]
+    odds = {f"{voice} odds": encoder.odds(bars, voice) for voice in VOICES}
     features = {"embedding": raw["trained"]}
     if "untrained" in raw:
         features["embedding of the untrained net"] = raw["untrained"]
-    features["27 hand features"] = hand_features(returns)
+    return against_truth(bars, rows, odds, features, encoder.regimes, seed)
+
+
+def against_truth(
+    bars: Bars, rows: NDArray[np.int64], odds_of: Mapping[str, Floats], features: Mapping[str, Floats], regimes: int,
+    seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Score odds and fitted readings against the true regimes of the second half of ``rows``.
+
+    Args:
+        odds_of, features: by name, ``(T, K)`` and ``(T, D)``; the exact filter of the generator, where it is known, 27
+            hand features and a constant are put beside them. regimes: clusters of k-means.
+    """
+    assert bars.labels is not None
+    truth, cut = bars.labels[rows].astype(np.int64), len(rows) // 2
+    known, judged = truth[:cut], truth[cut:]
+    tables = {name: odds[rows] for name, odds in odds_of.items()}
+    returns, generator = bar_returns(bars), _generator(bars, exact=True)
+    if generator is not None:
+        tables["exact filter of the generator, the ceiling"] = posterior(returns, generator)[rows]
+    features = {**features, "27 hand features": hand_features(returns)}
     found = []
     for name, odds in tables.items():
         probe = _probe(odds[:cut], known, odds[cut:], judged)
         found.append({"of": name, **_scores(judged, odds[cut:].argmax(axis=1), seed), "probe": probe})
     for name, values in features.items():
         points = values[rows]
-        clusters = _optional(lambda: KMeans(points[:cut], encoder.regimes, seed)(points[cut:]))  # noqa: B023  called now
+        clusters = _optional(lambda: KMeans(points[:cut], regimes, seed)(points[cut:]))  # noqa: B023  called now
         scores = None if clusters is None else _scores(judged, clusters, seed)
         probe = _probe(points[:cut], known, points[cut:], judged)
         found.append({"of": f"{name}, k-means", **(scores or {}), "probe": probe})
     found.append({"of": "a constant", **_scores(judged, np.zeros_like(judged), seed), "probe": _common(known, judged)})
     return {
-        "names": list(bars.label_names), "true_regimes": len(np.unique(truth)), "regimes": encoder.regimes,
+        "names": list(bars.label_names), "true_regimes": len(np.unique(truth)), "regimes": regimes,
         "fitted_rows": cut, "scored_rows": len(rows) - cut, "rows": found,
     }  # fmt: skip
 

@@ -27,7 +27,10 @@ def run(options: argparse.Namespace) -> int:
     """Measure, print and write."""
     import torch
 
-    from encoders.card import card, content
+    from encoders import card as jepa_card
+    from encoders import defrag_card
+    from encoders.defrag_market import DefragEncoder
+    from encoders.defrag_measure import measure as measure_defrag
     from encoders.encoder import load
     from encoders.measure import default_encoder, measure
     from encoders.unseen import bars_for
@@ -38,11 +41,17 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None and options.out.is_dir():
         raise ConfigError(f"--out {options.out} is a folder: name a file, such as {options.out / 'card.md'}")
     torch.set_num_threads(1)
-    encoder = default_encoder(load(options.encoder))
-    measured = measure(encoder, bars_for(encoder.provenance, options.bars), options.seed)
-    text = card(encoder, measured)
+    encoder = load(options.encoder)
+    bars = bars_for(encoder.provenance, options.bars)
+    if isinstance(encoder, DefragEncoder):
+        measured = measure_defrag(encoder, bars, options.seed)
+        text, values = defrag_card.card(encoder, measured), defrag_card.content(encoder, measured)
+    else:
+        default = default_encoder(encoder)
+        measured = measure(default, bars, options.seed)
+        text, values = jepa_card.card(default, measured), jepa_card.content(default, measured)
     if options.json:
-        text = json.dumps(content(encoder, measured), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(values, indent=1, allow_nan=False) + "\n"
     if options.out is not None:
         replace_file(options.out, text.encode())
     sys.stdout.write(text)

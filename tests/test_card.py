@@ -214,7 +214,7 @@ def test_an_encoder_that_sees_the_future_or_lives_apart_is_caught(
         monkeypatch.setattr(JEPAEncoder, "encode", lambda self, one: whole(self, one) * whole(self, one).std())
     else:
         monkeypatch.setattr(JEPAStream, "update", lambda self, bar: _louder(update(self, bar)))
-    assert measure._checks(made, bars.between(0, 6000), 0)[fault] > 1e-3
+    assert measure.checks(made, bars.between(0, 6000), 0)[fault] > 1e-3
 
 
 def _louder(row: Any) -> Any:

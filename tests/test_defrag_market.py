@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -315,6 +316,22 @@ def test_the_command_trains_and_an_environment_takes_the_weights(
     assert "--resume is not of --encoder defrag" in capsys.readouterr().err
     assert regimegym.main([*words, str(tmp_path / "b"), "--set", "epoch=3"]) == 2
     assert "'epochs'" in capsys.readouterr().err
+
+
+def test_the_card_measures_anew_beside_what_learns_nothing(
+    made: DefragEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.save(made, tmp_path)
+    words = ["encoder-card", str(tmp_path), "--bars", "synthetic:crypto?seed=9&interval=1h&bars=3500"]
+    assert regimegym.main([*words, "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)["measured"]
+    assert measured["checks"]["prefix_difference"] == 0.0
+    assert measured["checks"]["stream_difference"] < 1e-3
+    readings = [row["of"] for row in measured["labels"]["rows"]]
+    assert "weighted moments, nothing learned, k-means" in readings
+    assert "the untrained embedding alone, k-means" in readings
+    assert regimegym.main(words) == 0
+    assert "weighted moments, nothing learned" in capsys.readouterr().out
 
 
 def test_what_cannot_be_trained_says_why() -> None:
