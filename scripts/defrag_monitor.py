@@ -1,8 +1,8 @@
 """Watch the stream of a deployed defragmentation encoder: is it still like the training range, or is a refit due?
 
 Without --checkpoint a demonstration: a generated stream of three regimes is fitted; its continuation raises no flag,
-the same with drift does (exit status 0, and 1 where the seed shows otherwise). With --checkpoint the exit status is 1
-where a refit is due and 0 where not; 2 is bad input.
+the same with drift does (exit status 0, and 1 where the seed shows otherwise). With --checkpoint, or with --encoder and
+--bars, the exit status is 1 where a refit is due and 0 where not; 2 is bad input.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--features", type=Path, metavar="TABLE",
         help="of --checkpoint: .parquet, .npz or CSV, a row a tick, a column for each of its feature names",
     )  # fmt: skip
+    parser.add_argument("--encoder", metavar="DIR", help="an encoder of bars: of pretrain, or a shipped name")
+    parser.add_argument("--bars", metavar="SPEC", help="of --encoder: bars of its training range and those after it")
+    parser.add_argument(
+        "--until", metavar="DATE", help="of --encoder: where watching begins (default: its training's end)"
+    )
     parser.add_argument(
         "--training", type=Path, metavar="TABLE",
         help="ticks that it was fitted on: needed where those were more than 1,024 blocks",
@@ -63,6 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show or watch."""
+    if options.encoder is not None or options.bars is not None:
+        return watch_market(options)
+    if options.until is not None:
+        raise ConfigError("--until goes with --encoder DIR and --bars SPEC")
     if options.checkpoint is None:
         for flag in ("features", "training", "first_tick"):
             if getattr(options, flag) is not None:
@@ -71,6 +80,38 @@ def run(options: argparse.Namespace) -> int:
     if options.features is None:
         raise ConfigError("--checkpoint needs --features TABLE, the ticks to watch")
     return watch_table(options)
+
+
+def watch_market(options: argparse.Namespace) -> int:
+    """Watch bars through an encoder of bars; a longer history gives the same readings, so that no state is kept."""
+    from encoders.defrag_bars_monitor import watch_bars
+    from encoders.defrag_market import DefragEncoder
+    from encoders.encoder import load
+    from markets.sources import load as load_bars
+
+    if options.encoder is None or options.bars is None:
+        raise ConfigError("--encoder DIR and --bars SPEC go together")
+    for flag in ("checkpoint", "features", "training", "first_tick"):
+        if getattr(options, flag) is not None:
+            raise ConfigError(f"--{flag.replace('_', '-')} does not go with --encoder, whose ticks are bars")
+    encoder = load(options.encoder)
+    if not isinstance(encoder, DefragEncoder):
+        raise ConfigError(f"encoder={options.encoder!r} is of kind {encoder.kind!r}: defrag-monitor watches 'defrag'")
+    bars = load_bars(options.bars)
+    found = watch_bars(encoder, bars, options.until, options.false_alarm, options.horizon)
+    calibration = found.monitor.calibration
+    _tell_calibration(calibration, options.json)
+    for reading, close in zip(found.readings, found.closes, strict=True):
+        if not options.json:
+            sys.stdout.write(f"{str(close)[:16]}  ")
+        _tell(reading, calibration, options.json)
+    _summarise({"bars": found.readings}, {"bars": found.monitor}, options.json, left=found.left)
+    if options.out is not None:
+        folders.make(options.out)
+        lines = "".join(json.dumps(asdict(reading)) + "\n" for reading in found.readings)
+        replace_file(options.out / READINGS, lines.encode())
+        _draw(options.out, {bars.symbols[0]: found.readings}, calibration, f"{bars.symbols[0]} under {options.encoder}")
+    return int(found.monitor.refit)
 
 
 def watch_table(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ import regimegym
 from agents import lookahead_tables
 from encoders import defrag_market, defrag_recall
 from encoders import encoder as files
+from encoders.defrag_bars_monitor import watch_bars
 from encoders.defrag_dense import DenseBlocks
 from encoders.defrag_encoder import block_moments
 from encoders.defrag_market import DefragEncoder, outcomes_of, remembered
@@ -397,3 +398,40 @@ def test_mutant_a_recall_without_the_count_of_what_may_be_seen_is_another() -> N
     assert recall(z, np.array([0]), ordered, own, 2)[0].tolist() == [0.0, 0.0, 0.0, 0.0]
     assert recall(z, np.array([1]), ordered, own, 2)[0, 0] == pytest.approx(3.0)
     assert defrag_recall.recall(z, np.array([1]), kept, own, 2)[0, 3] != 1.0  # not in order: counts the wrong ones
+
+
+# ---- watching bars ----------------------------------------------------------------------------------------------
+
+
+def test_bars_like_those_before_raise_no_flag_and_wilder_ones_do(
+    made: DefragEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D29, over bars."""
+    calm = synthetic.crypto(11, "1h", 6000)
+    until = str(calm.close_time[4499])
+    moves = np.diff(np.log(calm.close[:, 0]), prepend=np.log(calm.close[0, 0]))
+    moves[4800:] *= 4.0
+    close = calm.close[0, 0] * np.exp(np.cumsum(moves))[:, None]
+    opened = np.concatenate([close[:1], close[:-1]])
+    columns = {name: close for name in calm.columns} | {"volume": calm.volume, "open": opened}
+    columns |= {"high": np.maximum(opened, close), "low": np.minimum(opened, close)}
+    wild = replace(calm, **columns)  # type: ignore[arg-type]
+    quiet, flagged = (watch_bars(made, bars, until) for bars in (calm, wild))
+    assert quiet.monitor.flagged is None
+    assert flagged.monitor.flagged is not None
+    assert flagged.closes[flagged.monitor.flagged] > calm.close_time[4800]
+    assert flagged.readings[:9] == quiet.readings[:9]  # of the bars before anything changed
+    longer = watch_bars(made, calm.between(0, 5500), until)
+    assert longer.readings == quiet.readings[: len(longer.readings)]
+    files.save(made, tmp_path)
+    spec = "synthetic:crypto?seed=11&interval=1h&bars=6000"
+    words = ["defrag-monitor", "--encoder", str(tmp_path), "--bars", spec]
+    assert regimegym.main([*words, "--until", until, "--out", str(tmp_path / "watch")]) == 0
+    assert "no refit is due" in capsys.readouterr().out
+    assert len((tmp_path / "watch" / "monitor-readings.jsonl").read_text().splitlines()) == len(quiet.readings)
+    assert regimegym.main(words) == 2
+    assert "--until" in capsys.readouterr().err
+    assert regimegym.main(["defrag-monitor", "--encoder", "jepa-synthetic-1h", "--bars", spec, "--until", until]) == 2
+    assert "'jepa'" in capsys.readouterr().err
+    assert regimegym.main([*words, "--until", str(calm.close_time[-5])]) == 2
+    assert "no block of 32 to watch" in capsys.readouterr().err
