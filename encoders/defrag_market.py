@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -195,13 +196,27 @@ class Past:
     """What the learned part and the moments say of block and longer past, for a whole history.
 
     Attributes:
-        learned: ``(T, 2 D')``. moments: ``(T, 6 F)``. z: ``(T, D)`` unit rows that memory is asked with.
+        block: ``(T, D')`` unit rows of the learned part of the block. moments: ``(T, 6 F)`` of both pasts.
+        z: ``(T, D)`` unit rows that memory is asked with.
     """
 
     def __init__(self, learned: Array, moments: Array, scale: MomentScale, settings: Settings) -> None:
-        self.learned = np.concatenate([learned, _longer(learned, settings.block_len)], axis=1)
+        self.block, self._length = learned, settings.block_len
         self.moments = np.concatenate([moments, _longer(moments, settings.block_len)], axis=1)
         self.z = _joined(learned, moments, scale, settings)
+
+    @cached_property
+    def learned(self) -> Array:
+        """Learned part of both pasts, ``(T, 2 D')``."""
+        return np.concatenate([self.block, _longer(self.block, self._length)], axis=1)
+
+    def components(self, directions: Floats) -> Floats:
+        """Return ``learned @ directions.T``: the longer past is a mean, so that it can be taken after the product."""
+        width = self.block.shape[1]
+        narrow = directions.astype(np.float32)
+        return (self.block @ narrow[:, :width].T).astype(np.float64) + _longer(
+            self.block @ narrow[:, width:].T, self._length
+        )
 
 
 class DefragEncoder(Encoder):
@@ -295,14 +310,18 @@ class DefragEncoder(Encoder):
             generated=generated, in_sample=self.provenance.fitted_until(bars) is not None
         )  # fmt: skip
 
-    def served(self, moments: Array, learned: Array) -> Floats:
-        """Return the columns before the recalled ones, standardised, of ``(n, 6 F)`` and ``(n, 2 D')``."""
-        raw = np.concatenate([moments, learned @ self.numbers.components.T], axis=1)
-        return self.numbers.scale.apply(raw)
+    def served(self, moments: Array, components: Floats) -> Floats:
+        """Return the columns before the recalled ones, standardised, of ``(n, 6 F)`` and ``(n, P)``."""
+        return self.numbers.scale.apply(np.concatenate([moments, components], axis=1))
 
     def _rows(self, past: Past, recalled: Floats, odds: Floats) -> Array:
         return np.concatenate(
-            [self.served(past.moments, past.learned), np.clip(recalled, -CLIP, CLIP), np.clip(odds, 0.0, 1.0)], axis=1
+            [
+                self.served(past.moments, past.components(self.numbers.components)),
+                np.clip(recalled, -CLIP, CLIP),
+                np.clip(odds, 0.0, 1.0),
+            ],
+            axis=1,
         ).astype(np.float32)
 
     # ---- live, and files --------------------------------------------------------------------------------------------

@@ -20,9 +20,11 @@ from markets.compiled import compiled
 from markets.errors import ArtefactError
 
 Array = NDArray[np.float32]
+Floats = NDArray[np.float64]
 
 REFERENCE = 1024  # training blocks kept, evenly spread over the range
 NEIGHBOUR = 5
+PASS = 256  # rows whose distances are taken at once
 APART = 2  # blocks in a row share a regime: a training block is measured without those so near in time
 
 
@@ -72,8 +74,14 @@ class Novelty:
 
         Between two distances of training it falls evenly, so that an answer moves with its question.
         """
-        out = np.empty(len(moments))
-        _nearest(np.ascontiguousarray(moments), self.points, np.empty(min(NEIGHBOUR, len(self.points))), out)
+        out, best = np.empty(len(moments)), np.empty(min(NEIGHBOUR, len(self.points)))
+        points = self.points.astype(np.float64)
+        squares, columns = np.einsum("rm,rm->r", points, points), np.ascontiguousarray(points.T)
+        padded = np.zeros((PASS, points.shape[1]))  # passes of one shape: the same bits whatever comes later
+        for first in range(0, len(moments), PASS):
+            rows = moments[first : first + PASS]
+            padded[: len(rows)] = rows
+            _nearest(padded @ columns, padded, squares, best, out[first : first + PASS])
         places = np.linspace(1.0, 0.0, len(self.distances) + 1)
         return np.asarray(np.interp(out, np.append(0.0, self.distances), places))
 
@@ -83,20 +91,22 @@ class Novelty:
 
 
 @compiled
-def _nearest(rows: Array, points: Array, best: NDArray[np.float64], out: NDArray[np.float64]) -> None:
-    """Distance of each row to its n-th nearest point; ``best (n,)`` is scratch."""
+def _nearest(products: Floats, rows: Floats, squares: Floats, best: Floats, out: Floats) -> None:
+    """Distance of each row to its n-th nearest, ``|x - p|^2 = |x|^2 - 2 x.p + |p|^2``; ``best (n,)`` is scratch."""
     neighbour = best.shape[0]
-    for t in range(rows.shape[0]):
+    for t in range(out.shape[0]):
         best[:] = np.inf
-        for r in range(points.shape[0]):
-            squared = 0.0
-            for m in range(rows.shape[1]):
-                apart = np.float64(rows[t, m]) - np.float64(points[r, m])
-                squared += apart * apart
-            if squared < best[neighbour - 1]:
+        furthest = np.inf
+        for r in range(products.shape[1]):
+            apart = squares[r] - 2.0 * products[t, r]
+            if apart < furthest:
                 place = neighbour - 1
-                while place > 0 and best[place - 1] > squared:
+                while place > 0 and best[place - 1] > apart:
                     best[place] = best[place - 1]
                     place -= 1
-                best[place] = squared
-        out[t] = np.sqrt(best[neighbour - 1])
+                best[place] = apart
+                furthest = best[neighbour - 1]
+        own = 0.0
+        for m in range(rows.shape[1]):
+            own += rows[t, m] * rows[t, m]
+        out[t] = np.sqrt(max(own + furthest, 0.0))

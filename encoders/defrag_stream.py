@@ -76,7 +76,12 @@ class DefragStream:
             recalled = self._recalled(bar, z, moments)
             odds = self._filter[None] if settings.voice == "belief" else evidence
             row = np.concatenate(
-                [encoder.served(both, deep), np.clip(recalled, -CLIP, CLIP), np.clip(odds, 0.0, 1.0)], axis=1
+                [
+                    encoder.served(both, deep @ numbers.components.T),
+                    np.clip(recalled, -CLIP, CLIP),
+                    np.clip(odds, 0.0, 1.0),
+                ],
+                axis=1,
             )[0].astype(np.float32)
         if remembered(bar, settings.block_len)[-1]:
             self._z = np.concatenate([self._z, z])
