@@ -157,7 +157,7 @@ def _check_same(path: Path, agent: Any, first: Any) -> None:
         if agent.manifest[key] != first.manifest[key]:
             raise ArtefactError(
                 f"{path}: {key} differs from the first agent's ({agent.manifest[key]} against {first.manifest[key]}); "
-                "evaluate them in separate calls"
+                "evaluate them in separate calls, or train arms of several ids beside each other: regimegym compare"
             )
     if agent.scaler.hash != first.scaler.hash:
         raise ArtefactError(f"{path}: its feature scaler differs from the first agent's: it was trained on other bars")

@@ -92,14 +92,16 @@ def draw(result: dict[str, Any], gains: Mapping[str, NDArray[np.float64]], path:
     for place, (name, title) in enumerate((("max_drawdown", "maximum drawdown"), ("log_growth", "log growth"))):
         axes = figure.add_subplot(grid[0, place * len(cases) : (place + 1) * len(cases)])
         _differences(axes, result, cases, name)
-        axes.set(title=f"{title}: difference, paired by seed, 95 %")
+        axes.set_title(f"{title}:\ndifference, paired by seed, 95 %", fontsize=10)
     for place, (where, player) in enumerate(cases):
         axes = figure.add_subplot(grid[1, 2 * place : 2 * place + 2])
-        for arm in ARMS:
+        for arm, style in zip(ARMS, ("-", "-", ":"), strict=True):
             growth = np.log1p(np.maximum(gains[f"{player} {arm} {where}"], RUIN - 1.0)).cumsum(axis=1)
-            axes.plot([interquartile_mean(column) for column in growth.T[:: max(1, growth.shape[1] // 400)]], label=arm)
+            step = max(1, growth.shape[1] // 400)
+            shown = np.arange(0, growth.shape[1], step)
+            axes.plot(shown, [interquartile_mean(column) for column in growth.T[::step]], style, label=arm)
         axes.axhline(0.0, color="grey", linewidth=0.8)
-        axes.set(title=f"{player}, {where}", xticks=[], ylabel="log equity, mean of the middle seeds")
+        axes.set(title=f"{player}, {where}", xlabel="bars", ylabel="log equity, mean of the middle seeds")
         axes.legend()
     figure.savefig(path, dpi=110)
 

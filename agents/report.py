@@ -277,6 +277,7 @@ def plot(evaluation: Mapping[str, Any], path: Path) -> Path:
     """Draw equity (log scale) and drawdown of every walk at cost scale 1 and save a PNG (extra ``viz``)."""
     require("matplotlib", "viz")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(11, 7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -292,6 +293,10 @@ def plot(evaluation: Mapping[str, Any], path: Path) -> Path:
             seen = [min(seen[0], curve.min()), max(seen[1], curve.max())]
     upper.set_yscale("log")
     upper.set_ylim(seen[0] / 1.2, seen[1] * 1.2)
+    if seen[1] < 10.0 * seen[0]:  # less than a decade would have one number beside it
+        upper.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)))
+        upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        upper.yaxis.set_minor_formatter(NullFormatter())
     upper.set_ylabel("equity / start")
     upper.legend(loc="best", fontsize=8, ncols=2)
     upper.set_title(f"{evaluation['split']} split, {evaluation['first'][:10]} to {evaluation['last'][:10]}")

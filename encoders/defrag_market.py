@@ -223,6 +223,17 @@ class DefragEncoder(Encoder):
     """Moments, learned components, recalled outcomes and regime odds of one symbol's bars."""
 
     kind = "defrag"
+    described = (
+        ("block_CHANNEL_mean, _deviation, _memory", "mean, log deviation, lag-1 autocorrelation of a channel (return, "
+         "volatility, volume) over the last L bars, in deviations of the training range", "-5 .. 5"),
+        ("long_CHANNEL_..", "mean of the same over this block and the three before it, in deviations", "-5 .. 5"),
+        ("defrag_00 ..", "principal components of the learned embedding of both pasts, in deviations", "-5 .. 5"),
+        ("recall_return", "sum of the H returns behind the remembered blocks most like this one, weighted by likeness, "
+         "in deviations of such a sum", "-5 .. 5"),
+        ("recall_volatility", "log volatility of those H bars, in units of the channel", "-5 .. 5"),
+        ("recall_error", "standard error of recall_return", "-5 .. 5"),
+        ("familiarity", "share of training blocks at least as far from the others as this one", "0 .. 1"),
+    )  # fmt: skip
 
     def __init__(
         self, numbers: Numbers, settings: Settings, provenance: Provenance, facts: Mapping[str, Any] | None = None
@@ -263,16 +274,29 @@ class DefragEncoder(Encoder):
         learned, moments = self.dense.embed(self.numbers.scaler.of_bars(bars))
         return Past(learned, moments, self.numbers.moments, self.settings)
 
-    def odds(self, bars: Bars) -> Floats:
-        """Return the filtered odds ``(T, K)``."""
-        return self.filtered(self.past(bars))
+    def odds(self, bars: Bars, voice: str | None = None) -> Floats:
+        """Return the odds of a voice (its own where None): ``(T, K)``.
+
+        Raises:
+            UnknownNameError: neither ``belief`` nor ``kmeans``.
+        """
+        chosen = self.settings.voice if voice is None else voice
+        if chosen not in VOICES:
+            raise unknown("voice of a defrag encoder", chosen, VOICES)
+        past = self.past(bars)
+        return self.filtered(past) if chosen == "belief" else self.evidence(past)
+
+    @property
+    def chain(self) -> Floats:
+        """P of the filter, ``(K, K)``, for :mod:`encoders.change_odds`."""
+        return self.numbers.chain
 
     def change_odds(self, bars: Bars, within: int | None = None) -> Floats:
         """Return the probability that the regime changed in the last ``within`` bars, ``(T,)``; row t knows bars 0..t.
 
         It is the filter's whatever voice is served, defined in :mod:`encoders.change_odds`.
         """
-        return recent_change(self.odds(bars), self.numbers.chain, within)
+        return recent_change(self.odds(bars, "belief"), self.numbers.chain, within)
 
     @property
     def change_bars(self) -> int:

@@ -55,6 +55,7 @@ Told = Callable[[int, int, dict[str, float]], None]
 
 PAST = (16, 64)  # bars of the reference volatilities
 STRIDE = 8  # rows scored
+OF_POSITIVES = {"jitter": "augmented", "max_shift": "augmented", "lag": "adjacent"}  # settings of one kind only
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +95,17 @@ class DefragPretrain:
             raise ConfigError(
                 f"components={self.components} are more than {2 * self.config.learned_dim} learned columns"
             )
+        repeated = sorted({name for name in self.channels if self.channels.count(name) > 1})
+        if repeated:
+            raise ConfigError(f"channels={self.channels!r} have {repeated[0]!r} twice")
+        if not {"return", "volatility"} & set(self.channels):
+            raise ConfigError(
+                f"channels={self.channels!r}: regimes are ordered by volatility, which none of them tells"
+            )
+        positives = self.block.get("positives", "adjacent")
+        for name, of in OF_POSITIVES.items():
+            if name in self.block and of != positives:
+                raise ConfigError(f"{name} does nothing with positives={positives!r}: it is of {of!r}")
         _ = self.settings
 
     @property
@@ -140,6 +152,10 @@ def pretrain(series: Sequence[Bars], plan: DefragPretrain, out: Path, told: Told
             "a row explains %.3f of the volatility of the next %d bars on validation rows, two past volatilities "
             "%.3f: it adds nothing there", scores["volatility_r2"], plan.horizon, scores["two_past_volatilities_r2"],
         )  # fmt: skip
+    elif scores["volatility_r2"] < 0.0:
+        _log.warning(
+            "R2 of volatility is below 0 on the validation rows: they are unlike the bars before them, or too few"
+        )
     files.save(made, out)
     (out / "card.md").write_text(card(made), encoding="utf-8")
     with SummaryWriter(str(out / "tensorboard")) as board:

@@ -109,6 +109,11 @@ class JEPAEncoder(Encoder):
         return recent_change(self._beliefs(bars), self.belief.transition, within)
 
     @property
+    def chain(self) -> NDArray[np.float64]:
+        """P of the belief filter, ``(K, K)``, for :mod:`encoders.change_odds`."""
+        return self.belief.transition
+
+    @property
     def change_bars(self) -> int:
         """What is recent where nobody says how many bars."""
         return usual_window(self.belief.transition)

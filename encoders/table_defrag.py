@@ -61,7 +61,7 @@ class DefragRows:
 
     def _odds(self, seed: int) -> Model:
         made, spent = self.encoder(seed)
-        return Model(made.odds, odds=True, cpu_seconds=spent)
+        return Model(lambda bars: made.odds(bars), odds=True, cpu_seconds=spent)
 
     def _columns(self, chosen: Callable[[str], bool], epochs: int | None = None) -> Callable[[int], Model]:
         def fitted(seed: int) -> Model:

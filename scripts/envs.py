@@ -36,11 +36,12 @@ def run(options: argparse.Namespace) -> int:
                 write(f"    {item.name} = {given.get(item.name, item.default)!r}\n")
             write(f"\n{inspect.getdoc(kind.config)}\n\n")
         if options.columns and controlled:
-            write(f"\nThe columns of {given['family']}-{encoded.upper()}-v0, then one more:\n")
+            write(f"\nThe columns of {name.replace('-RegimeLeverage', '')}, then one more:\n")
             write(_leverage())
         elif options.columns and encoded:
             write(f"\nThe columns of {given['family']}-v0, then the encoder's, by market and interval of the bars:\n")
             write(_encoders(encoded))
+            write(_meanings(encoded))
         elif options.columns:
             write("\n| column | formula | unit | served | bounds | look-back |\n|---|---|---|---|---|---|\n")
             for row in kind.columns():
@@ -81,13 +82,25 @@ def _signals() -> str:
     return "\n".join([*lines, ""])
 
 
+def _meanings(kind: str) -> str:
+    """Describe the columns of an encoder whose names say something, as Markdown; empty where they are numbered."""
+    from encoders.encoder import kind_of
+
+    described = getattr(kind_of(kind), "described", ())
+    if not described:
+        return ""
+    lines = ["| columns | what they say | bounds |", "|---|---|---|"]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in described]
+    return "\n".join([*lines, "", ""])
+
+
 def _encoders(kind: str) -> str:
     """Describe what the shipped weights of a kind append, as Markdown."""
     from encoders.encoder import load, shipped
 
     lines = [
         "",
-        "| weights | embedding, -5 .. 5 deviations | odds of the regimes, 0 .. 1 | warm-up, bars | fitted on |",
+        "| weights | columns before the odds | odds of the regimes, 0 .. 1 | warm-up, bars | fitted on |",
     ]
     lines.append("|---|---|---|---|---|")
     for name in shipped():
@@ -97,7 +110,8 @@ def _encoders(kind: str) -> str:
             latent, odds = encoder.names[:split], encoder.names[split:]
             origin = encoder.provenance
             seeds = f"seeds {origin.seeds[0]} - {origin.seeds[-1]}" if origin.seeds else ""
-            fitted = seeds or f"bars closed by {origin.train_end[:10]}"
+            real = f"bars closed by {origin.train_end[:10]}" if origin.has_real else ""
+            fitted = " and ".join(part for part in (real, seeds) if part)
             lines.append(
                 f"| {name} | {latent[0]} .. {latent[-1]} | {odds[0]} .. {odds[-1]} | {encoder.warm_up:,} | {fitted} |"
             )

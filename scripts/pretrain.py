@@ -14,7 +14,18 @@ from scripts.arguments import pairs, run_log, terminable
 DEFAULTS = {"steps": 800, "channels": "return,volatility", "dwell_floor": 64.0, "emission": "student"}
 NOT_DEFRAG = ("config", "steps", "bank_cap", "dwell_floor", "emission", "resume", "device", "amp")
 OF_DEFRAG = ("components", "neighbours", "horizon", "own_blocks", "evidence", "validation")
-NOT_BLOCK = {"input_dim", "label_horizon", "seed", "registry_capacity", "top_k", "decay", "chain", "predictor_epochs"}
+NOT_BLOCK = {
+    "input_dim",
+    "label_horizon",
+    "seed",
+    "registry_capacity",
+    "top_k",
+    "decay",
+    "chain",
+    "predictor_epochs",
+    "interval_level",
+    "hierarchy",
+}  # of the engine alone
 ONLY_DEFAULT = ("steps", "bank_cap", "dwell_floor", "emission")  # flags that a windowed encoder has no use for
 
 _log = logging.getLogger(__name__)
@@ -33,13 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add("--steps", type=int, help="optimiser steps (default 800)")
     add("--channels", help="what is read of a bar (default return,volatility; also volume, windowed ones: price)")
-    add("--regimes", type=int, default=0, help="number of regimes (default: by likelihood; windowed: 6)")
+    add("--regimes", type=int, default=0, help="number of regimes (default: by likelihood; windowed and defrag: 6)")
     add("--bank-cap", type=float, metavar="SHARE", help="cap of the belief's running variances; .5 on real bars")
     add("--dwell-floor", type=float, metavar="BARS", help="shortest mean spell of a regime (default 64)")
     add("--emission", metavar="NAME", help="density of a regime's next return: student (default) or neural")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="field of the configuration")
     add("--about", default="", metavar="TEXT", help="what the bars are and whose, for the card")
-    add("--resume", action="store_true", help="go on with a training that was killed in --out")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with a training that was killed in --out (not of defrag, which takes seconds)",
+    )
     add("--overwrite", action="store_true", help="replace the encoder that --out holds")
     add("--device", default="cpu", help="cpu, cuda, ...")
     add("--amp", action="store_true", help="bfloat16 autocast")
@@ -114,7 +129,7 @@ def _defrag(options: argparse.Namespace) -> Any:
     for name in NOT_DEFRAG:
         if getattr(options, name) not in (None, False, "default", "cpu"):
             flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag} is not of --encoder defrag, which trains in seconds: --set epochs=30 and so on")
+            raise ConfigError(f"{flag} is not of --encoder defrag, which takes --channels, --regimes, --seed and --set")
     more = pairs(options.set, "--set")
     plan, block = set(OF_DEFRAG), set(DefragConfig.__dataclass_fields__) - NOT_BLOCK
     for name in more:
