@@ -39,7 +39,8 @@ def markdown(result: dict[str, Any]) -> str:
         for player, part in players.items():
             lines += ["", f"## {player}, {where}, {part['bars']:,} bars", ""]
             agrees = f"agrees within {result['tolerance']:.1%} in {part['matched']} of {len(seeds)} seeds."
-            lines += [f"Mean absolute exposure on validation {agrees}", "", *_table(part)]
+            idle = f" In {part['idle']} it holds nothing, so that nothing is compared there." if part["idle"] else ""
+            lines += [f"Mean absolute exposure on validation {agrees}{idle}", "", *_table(part)]
             lines += [] if "over_time" not in part else ["", *_over_time(part["over_time"])]
     return "\n".join(lines) + "\n"
 

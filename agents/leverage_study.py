@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from agents import arms, leverage_calibration, leverage_walks, paired_seeds, paired_walks
 from agents.arms import Arm, Recipe
+from agents.leverage_calibration import HELD
 from agents.leverage_walks import ARMS, Played, arm_of, play
 from agents.sb3 import algorithm, check_device, check_settings, net_settings
 from agents.trial_registry import record_touch, record_trial
@@ -180,6 +181,7 @@ def _compared(study: Study, played: dict[int, Played], player: str, where: str) 
     result: dict[str, Any] = {
         "bars": bars,
         "matched": sum(one.rows["players"][player]["match"]["matched"] for one in played.values()),
+        "idle": sum(one.rows["players"][player]["match"]["wanted"] < HELD for one in played.values()),
         "arms": {arm: {name: paired_seeds.aggregate(values[arm][name]) for name in names} for arm in ARMS},
         "differences": {
             f"{a} - {b}": {name: paired_seeds.difference(values[a][name], values[b][name]) for name in names}
