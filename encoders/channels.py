@@ -85,6 +85,8 @@ class ChannelScaler:
         for name in self.names:
             if name not in CHANNELS:
                 raise unknown("channel", name, CHANNELS)
+        if len(set(self.names)) < len(self.names):
+            raise ConfigError(f"channels={self.names!r}: one is given twice")
         for name in ("deviation", "variance", "spread"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0.0):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.channels import ChannelStream
-from encoders.defrag_market import CLIP, LONG, _joined, filter_step, nanoseconds, remembered
+from encoders.defrag_market import CLIP, LONG, _joined, filter_step, nanoseconds, remembered, width_of
 from encoders.defrag_recall import OUTCOMES, Kept, Own, recall
 from encoders.encoder import Arrays
 from encoders.volatility_probes import SMALLEST
@@ -41,7 +41,7 @@ class DefragStream:
         self._filter = np.full(encoder.regimes, 1.0 / encoder.regimes)
         self._seen = 0
         self._kept: Kept | None = None  # in the order in which the bars of this stream may see it
-        self._z = np.zeros((0, moments + learned), np.float32)
+        self._z = np.zeros((0, width_of(numbers, settings)), np.float32)
         self._ends = np.zeros(0, np.int64)
         self._sums = np.zeros((0, OUTCOMES))  # of the returns after each own block, and of their squares
 
