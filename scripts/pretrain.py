@@ -123,8 +123,9 @@ def _defrag(options: argparse.Namespace) -> Any:
     for name in more:
         if name not in plan | block:
             raise unknown("--set field", name, sorted(plan | block))
+    channels = str(DEFAULTS["channels"]) if options.channels is None else options.channels
     config = DefragPretrain(
-        channels=tuple((str(DEFAULTS["channels"]) if options.channels is None else options.channels).split(",")), regimes=options.regimes or 6,
+        channels=tuple(channels.split(",")), regimes=options.regimes or 6,
         block={name: value for name, value in more.items() if name in block}, seed=options.seed,
         command=_command(options), about=options.about,
         **{name: value for name, value in more.items() if name in plan},

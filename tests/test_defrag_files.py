@@ -34,7 +34,8 @@ def made() -> DefragEncoder:
 def changed(arrays: Arrays, name: str, change: str) -> Arrays:
     value = arrays[name].copy()
     other: Any = {
-        "float64": lambda: value.astype(np.float64), "complex": lambda: value.astype(complex), "zero": lambda: 0 * value,
+        "float64": lambda: value.astype(np.float64), "complex": lambda: value.astype(complex),
+        "zero": lambda: 0 * value,
         "int32": lambda: value.astype(np.int32), "minus": lambda: -value, "twice": lambda: value * 2,
         "reversed": lambda: value[::-1].copy(), "scalar": lambda: value.reshape(()), "none": lambda: value[:0],
         "late": lambda: value + 10**18, "other kind": lambda: 1 - value, "tiny": lambda: value * 1e-200,
@@ -110,14 +111,14 @@ def test_an_encoder_without_moments_in_its_memory_is_trained_and_streams() -> No
     last = rows[-1]
     assert last is not None
     assert np.abs(last - table[-1]).max() <= 2e-4
-    with pytest.raises(ArtefactError, match="memory.rows"):
+    with pytest.raises(ArtefactError, match=r"memory\.rows"):
         DefragEncoder.build({**made.config(), "moments_weight": 0.5}, made.arrays(), made.provenance, {})
 
 
 def test_trainings_that_leave_nothing_to_score_say_so_at_once() -> None:
     bars = [synthetic.crypto(7101, "1h", 4000)]
     for plan in (replace(PLAN, validation=0.001), replace(PLAN, horizon=395, own_blocks=0)):
-        with pytest.raises(DataError, match="validation=.* horizon"):
+        with pytest.raises(DataError, match=r"validation=.* horizon"):
             pretrain(bars, plan, Path("unused"))
     with pytest.raises(ConfigError, match="regimes=200 are more than"):
         fit(bars, replace(PLAN, regimes=200))
