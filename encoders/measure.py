@@ -47,7 +47,10 @@ def default_encoder(encoder: Encoder) -> JEPAEncoder:
         ConfigError: it is of another kind.
     """
     if not isinstance(encoder, JEPAEncoder):
-        raise ConfigError(f"encoder is of kind {encoder.kind!r}: cards and pictures are for {JEPAEncoder.kind!r}")
+        raise ConfigError(
+            f"encoder is of kind {encoder.kind!r}: cards and pictures are for {JEPAEncoder.kind!r}; "
+            "card.md beside its encoder.zip says what its pretraining measured"
+        )
     return encoder
 
 
