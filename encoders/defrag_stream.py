@@ -19,7 +19,7 @@ from encoders.defrag_recall import OUTCOMES, Kept, Own, recall
 from encoders.encoder import Arrays
 from encoders.volatility_probes import SMALLEST
 from markets.bars import Bars
-from markets.errors import DataError
+from markets.errors import ArtefactError, DataError
 
 if TYPE_CHECKING:
     from encoders.defrag_market import DefragEncoder
@@ -124,7 +124,21 @@ class DefragStream:
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Go on from what :meth:`state_dict` gave; a refused state leaves the stream as it was.
+
+        Raises:
+            ArtefactError: incomplete, of another encoder, or with numbers that cannot be.
+        """
+        for name, mine in self.state_dict().items():
+            if name not in state:
+                raise ArtefactError(f"state of a defrag stream lacks {name!r}: is it of another encoder?")
+            given = np.asarray(state[name])
+            shape = (len(state["own.ends"]), *mine.shape[1:]) if name.startswith("own.") else mine.shape
+            if given.shape != shape or given.dtype != mine.dtype or not np.isfinite(given).all():
+                raise ArtefactError(
+                    f"state of a defrag stream: {name} is {given.dtype} {given.shape}, expected finite {mine.dtype} "
+                    f"{shape}: is it of another encoder?"
+                )
         self._dense.restore({k.removeprefix("dense."): v for k, v in state.items() if k.startswith("dense.")})
         self._channels.restore(state["channels"])
         self._back[...], self._filter[...] = state["back"], state["filter"]

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import regimegym
+from encoders import encoder as files
 from encoders.defrag_market import DefragEncoder, Settings
 from encoders.defrag_pretrain import DefragPretrain, fit, pretrain
 from encoders.encoder import Arrays
 from encoders.regimes import KMeansHead
-from markets import synthetic
+from markets import sources, synthetic
+from markets.bars import Bars
 from markets.errors import ArtefactError, ConfigError, DataError
 
 PLAN = DefragPretrain(
@@ -138,3 +140,44 @@ def test_the_command_refuses_what_would_do_nothing_or_fail(
     bars = ["--bars", "synthetic:crypto?seed=7102&interval=1h&bars=4000", "--out", str(tmp_path / "a"), "--quiet"]
     assert regimegym.main(["pretrain", "--encoder", "defrag", *bars, "--set", "epochs=0", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_state_that_is_not_of_this_stream_is_refused_and_nothing_is_lost(made: DefragEncoder) -> None:
+    """One of a scalar, of NaN, or of own rows without their times was taken."""
+    bars = synthetic.crypto(9, "1h", 40)
+    stream: Any = made.stream()
+    for row in range(40):
+        stream.update(bars.one(row))
+    good = stream.state_dict()
+    spoilt: dict[str, Any] = {
+        "back": np.array(1.0), "filter": np.full(3, np.nan), "own.ends": np.arange(5), "dense.ticks": None,
+        "seen": np.array([1.5]),
+    }  # fmt: skip
+    for name, value in spoilt.items():
+        state = {**good, name: value}
+        if value is None:
+            del state[name]
+        with pytest.raises(ArtefactError, match="state of a defrag stream"):
+            made.stream().load_state_dict(state)
+        with pytest.raises(ArtefactError):
+            stream.load_state_dict(state)
+    assert all(np.array_equal(value, good[name]) for name, value in stream.state_dict().items())
+    stream.load_state_dict(good)
+
+
+@pytest.mark.parametrize("name", ["defrag-spy-1m", "jepa-spy-1m"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1.0])
+def test_a_session_that_opens_at_no_price_is_refused_and_the_state_is_as_it_was(name: str, value: float) -> None:
+    """NaN went into the running means for good, and a price below 0 was a traceback."""
+    bars = sources.load("synthetic:spy?seed=4&sessions=2")
+    first = bars.one(0)
+    columns = {key: column.copy() for key, column in first.columns.items()}
+    columns["open"][:] = value
+    stream: Any = files.load(name).stream()
+    before = stream.state_dict()
+    with pytest.raises(DataError, match="open"):
+        stream.update(Bars.unchecked(
+            time=first.time, interval=bars.interval, symbols=bars.symbols, market=bars.market,
+            funding_time=first.funding_time, funding_rate=first.funding_rate, source=bars.source, **columns,
+        ))  # fmt: skip
+    assert all(np.array_equal(kept, before[key]) for key, kept in stream.state_dict().items())
