@@ -15,7 +15,7 @@ import io
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ BARS, SEEDS, STEPS = "synthetic:crypto?seed={seed}&bars=40000", 10, 300_000
 QUICK: dict[str, Any] = {"bars": "synthetic:crypto?seed={seed}&bars=9000", "seeds": 2, "steps": 16_384}
 # Independent noise in every bar pays costs in every bar, and teaches a policy to hold nothing.
 SETTINGS: dict[str, Any] = {"use_sde": True, "log_std_init": -1.0}
+OWN = ("base_leverage", "max_leverage", "multipliers")  # of the controller: the study sets or calibrates them
 PAIRS = (("control", "fixed"), ("control", "hindsight"))
 WEEK = 7.0 / 365.0  # of a year; mean length of a block of the interval over time
 CONSTANTS = {
@@ -83,9 +84,13 @@ class Study:
         for name in ("leverage", "leverage_control", "contract_leverage"):
             if name in self.arguments:
                 raise ConfigError(f"{name} is what the leverage study compares, and no argument of it")
-        for name in ("base_leverage", "max_leverage"):
+        for name in OWN:
             if name in self.control:
                 raise ConfigError(f"{name} of the control is the study's own")
+        valid = [one.name for one in fields(RegimeAwareLeverageController) if one.name not in OWN]
+        for name in self.control:
+            if name not in valid:
+                raise unknown("setting of the leverage control", name, valid)
         RegimeAwareLeverageController(**self.control)
         check_settings(self.recipe.algo, self.recipe.settings)
         check_device(self.device)

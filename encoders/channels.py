@@ -85,6 +85,8 @@ class ChannelScaler:
         for name in self.names:
             if name not in CHANNELS:
                 raise unknown("channel", name, CHANNELS)
+        if len(set(self.names)) < len(self.names):
+            raise ConfigError(f"channels={self.names!r}: one is given twice")
         for name in ("deviation", "variance", "spread"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0.0):
@@ -142,7 +144,11 @@ class ChannelStream:
         self.last_return = 0.0  # percent
 
     def take(self, bar: Bars) -> NDArray[np.float32]:
-        """Take the last row of ``bar`` as a closed bar, with the calendar where its market has sessions."""
+        """Take the last row of ``bar`` as a closed bar, with the calendar where its market has sessions.
+
+        Raises:
+            DataError: a session's first bar without a finite and positive open; the state is as it was.
+        """
         close, volume = float(bar.close[-1, 0]), float(bar.volume[-1, 0])
         if bar.market not in SESSION_MARKETS:
             return self.update(close, volume)
@@ -154,6 +160,8 @@ class ChannelStream:
             self._open = int(calendar.open[place[0]].astype("datetime64[m]").astype(np.int64))
             self._shape = minute_shape(int(calendar.minutes[place[0]]))
         before = self._close if self._session == self._open else float(bar.open[-1, 0])
+        if not (math.isfinite(before) and before > 0.0):  # of its first bar; before anything is changed
+            raise DataError(f"open {before!r} of a session's first bar is not a finite and positive price")
         self._session = float(self._open)
         move = 100.0 * (math.log(close) - math.log(before))
         return self._add(close, volume, move / float(self._shape[now - self._open]))

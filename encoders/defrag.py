@@ -236,6 +236,17 @@ class ChronosDefragEngine:
         latency = 1e3 * (clock.perf_counter() - began)
         return LivePrediction(alpha, count, error, interval, confidence, latency, z, context, onward, found)
 
+    def confidence(self, block: ArrayLike, time: int | None = None) -> float:
+        """Return how like the training range one ``(L, F)`` block is: ``regime_confidence``, which reads no other.
+
+        Raises:
+            As :meth:`predict_live`.
+        """
+        fitted = self.fitted
+        self._live_tick(fitted, time)
+        values = checked(block, (self.config.block_len, self.config.input_dim), "window")
+        return fitted.novelty.confidence(fitted.encoder.moments(fitted.scaler.apply(values, "window")[None])[0])
+
     def remember(self, window: ArrayLike, time: int, outcome: float | None = None) -> None:
         """Add a window to the registry: visible, with its outcome, ``label_horizon`` ticks after ``time``.
 

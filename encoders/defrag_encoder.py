@@ -102,6 +102,8 @@ class MomentScale:
             raise ArtefactError("moments: mean, deviation and persistence must be three rows of one length")
         if not (self.deviation > 0.0).all():
             raise ArtefactError("moments: a deviation is not above 0")
+        if not ((self.persistence > 0.0) & (self.persistence <= 1.0)).all():
+            raise ArtefactError("moments: a persistence is not above 0 and at most 1")
 
     @classmethod
     def neutral(cls, features: int) -> MomentScale:

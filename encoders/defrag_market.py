@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from encoders.change_odds import recent_change, usual_window
 from encoders.channels import MEMORY, ChannelScaler, bar_returns
 from encoders.defrag_blocks import BlockScaler
+from encoders.defrag_config import REACH
 from encoders.defrag_dense import DenseBlocks
 from encoders.defrag_encoder import EncoderWeights, MomentScale, RegimeEncoder, unit
 from encoders.defrag_novelty import Novelty
@@ -59,6 +60,20 @@ LONG = 4  # blocks of the longer past
 STATISTICS = ("mean", "deviation", "memory")  # of a channel in a block
 RECALLED = ("recall_return", "recall_volatility", "recall_error", "familiarity")
 VOICES = ("belief", "kmeans")
+LEAST_BLOCK = REACH + 4  # ticks, of the block encoder as well
+LARGEST = 2**20  # of a whole number: what a file may ask for and no memory could hold is refused
+KEPT_AS = {
+    "memory.rows": "float16",
+    "memory.outcomes": "float64",
+    "memory.visible_from": "int64",
+    "memory.real": "uint8",
+    "components": "float64",
+    "scale.mean": "float64",
+    "scale.deviation": "float64",
+    "head.centres": "float64",
+    "head.width": "float64",
+    "chain": "float64",
+}  # kind of each tensor of a file; float32 of all others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +99,18 @@ class Settings:
     def __post_init__(self) -> None:
         if self.voice not in VOICES:
             raise unknown("voice of a defrag encoder", self.voice, VOICES)
-        for name, least in (("block_len", 1), ("neighbours", 2), ("horizon", 1), ("own_blocks", 0), ("memory", 0)):
+        for name, least in (
+            ("block_len", LEAST_BLOCK), ("neighbours", 2), ("horizon", 1), ("own_blocks", 0), ("memory", 0)
+        ):  # fmt: skip
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ArtefactError(f"{name}={value!r} must be a whole number of at least {least}")
-        if not (0.0 <= self.moments_weight < 1.0 and 0.0 < self.evidence <= 1.0):
-            raise ArtefactError(f"moments_weight={self.moments_weight!r} or evidence={self.evidence!r} out of range")
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST:
+                raise ArtefactError(f"{name}={value!r} must be a whole number from {least} to {LARGEST:,}")
+        for name, value, fits, said in (
+            ("moments_weight", self.moments_weight, lambda x: 0.0 <= x < 1.0, "of at least 0 and below 1"),
+            ("evidence", self.evidence, lambda x: 0.0 < x <= 1.0, "above 0 and at most 1"),
+        ):
+            if not isinstance(value, int | float) or isinstance(value, bool) or not fits(value):
+                raise ArtefactError(f"{name}={value!r} must be a number {said}")
 
     @property
     def settled(self) -> int:
@@ -155,7 +176,6 @@ class Numbers:
             ("first kernel's features", np.empty(self.weights.a_weight.shape[1]), (features,)),
             ("components", self.components, (len(self.components), 2 * learned)),
             ("scale.mean", self.scale.mean, (2 * moments + len(self.components),)),
-            ("memory.rows", self.kept.rows, (len(self.kept.rows), moments + learned)),
             ("head.centres", self.head.centres, (regimes, 2 * moments)), ("chain", self.chain, (regimes, regimes)),
             ("novelty.points", self.novelty.points, (len(self.novelty.points), moments)),
         ):  # fmt: skip
@@ -178,6 +198,11 @@ class Numbers:
     @classmethod
     def read(cls, scaler: ChannelScaler, arrays: Arrays) -> Numbers:
         """Read back what :meth:`arrays` gave; raises ``KeyError`` where one is missing."""
+        for name, value in arrays.items():
+            if value.dtype != KEPT_AS.get(name, "float32"):
+                raise ArtefactError(f"tensor {name!r} is {value.dtype}, expected {KEPT_AS.get(name, 'float32')}")
+        if arrays["head.width"].shape != (1,):
+            raise ArtefactError(f"tensor 'head.width' has shape {arrays['head.width'].shape}, expected (1,)")
         weights = {name[8:]: value for name, value in arrays.items() if name.startswith("encoder.")}
         return cls(
             scaler, BlockScaler(arrays["scaler.center"], arrays["scaler.scale"]), EncoderWeights(**weights),
@@ -240,6 +265,14 @@ class DefragEncoder(Encoder):
     ) -> None:
         super().__init__(provenance, facts)
         self.numbers, self.settings = numbers, settings
+        rows, real = numbers.kept.rows, numbers.kept.visible_from[numbers.kept.real]
+        if rows.shape[1] != (width := width_of(numbers, settings)):
+            raise ArtefactError(f"memory.rows has shape {rows.shape}, expected {(len(rows), width)}")
+        if len(real) and real.max() > nanoseconds(np.array([provenance.train_end], "datetime64[ns]"))[0]:
+            raise ArtefactError(f"memory.visible_from: a row is later than train_end={provenance.train_end}")
+        kinds = {not is_generated(provenance.market, source) for source in provenance.sources}
+        if not set(numbers.kept.real.tolist()) <= kinds:
+            raise ArtefactError(f"memory.real: rows are not of the kind of the sources {provenance.sources}")
         block = RegimeEncoder(numbers.weights, numbers.moments, settings.moments_weight)
         self.dense = DenseBlocks(numbers.blocks, block, settings.block_len)
         self.regimes, self.warm_up = len(numbers.chain), settings.warm_up
@@ -377,6 +410,11 @@ class DefragEncoder(Encoder):
             return cls(Numbers.read(read, arrays), Settings(**settings), provenance, facts)
         except TypeError as error:
             raise ArtefactError(f"settings of the encoder: {error}") from error
+
+
+def width_of(numbers: Numbers, settings: Settings) -> int:
+    """Return D, the length of a row that memory is asked with: without moments where they weigh nothing."""
+    return numbers.weights.head_weight.shape[0] + (len(numbers.moments.mean) if settings.moments_weight else 0)
 
 
 def points_of(moments: Array, scale: MomentScale) -> Floats:

@@ -238,7 +238,7 @@ def watch(
     for start in range(0, len(rows) - length + 1, length):
         last = first + start + length - 1
         try:
-            confidence = engine.predict_live(rows[start : start + length], last).regime_confidence
+            confidence = engine.confidence(rows[start : start + length], last)
         except DataError as error:
             raise DataError(f"block {monitor.blocks}, ticks {first + start} to {last}: {error}") from error
         yield monitor.update(confidence)

@@ -42,6 +42,8 @@ class Novelty:
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.distances.shape != self.points.shape[:1]:
             raise ArtefactError(f"novelty: {self.points.shape} points, {self.distances.shape} distances")
+        if not len(self.points) or not (self.distances >= 0.0).all() or (np.diff(self.distances) < 0.0).any():
+            raise ArtefactError("novelty: distances must be one or more, of at least 0, ascending")
         # |x - p|^2 = |x|^2 - 2 x.p + |p|^2
         object.__setattr__(self, "_squares", np.einsum("rm,rm->r", self.points, self.points))
 

@@ -56,6 +56,7 @@ Told = Callable[[int, int, dict[str, float]], None]
 PAST = (16, 64)  # bars of the reference volatilities
 STRIDE = 8  # rows scored
 OF_POSITIVES = {"jitter": "augmented", "max_shift": "augmented", "lag": "adjacent"}  # settings of one kind only
+LEAST_ROWS = 2  # that an R2 needs
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ class DefragPretrain:
     about: str = ""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.validation < 0.5:
+        share = self.validation
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0.0 <= share < 0.5:
             raise ConfigError(f"validation={self.validation!r} must be a share of at least 0 and below 0.5")
         for name, least in (("regimes", 2), ("components", 1)):
             value = getattr(self, name)
@@ -138,6 +140,12 @@ def pretrain(series: Sequence[Bars], plan: DefragPretrain, out: Path, told: Told
 
     if plan.validation == 0.0:
         raise ConfigError("validation=0 leaves no rows that weights could be scored on")
+    if sum(_late(bars, plan) for bars in series) < LEAST_ROWS * STRIDE:
+        most = max(_late(bars, plan) + plan.horizon for bars in series)
+        raise DataError(
+            f"validation={plan.validation!r} leaves at most {most} bars of a series, and rows are scored by the "
+            f"{plan.horizon} bars behind them (horizon): take a larger share, more bars or a shorter horizon"
+        )
     began = time.process_time()
     made, history = fit(series, plan, told)
     facts = {
@@ -179,6 +187,9 @@ def fit(
                 f"{whole.source or whole.symbols[0]}: {len(whole)} bars leave {len(bars)} to fit on, and "
                 f"{least} are needed"
             )
+    whole_blocks = sum((len(bars) - MEMORY - 1) // config.block_len for bars in early)
+    if plan.regimes > whole_blocks:
+        raise ConfigError(f"regimes={plan.regimes} are more than the {whole_blocks} blocks to fit them on")
     scaler = ChannelScaler.fit([bar_returns(bars)[1:] for bars in early], plan.channels)
     ticks, counts = _whole_blocks([scaler.of_bars(bars) for bars in early], config.block_len)
     blocks = BlockScaler.fit(ticks, config.scaler)
@@ -243,6 +254,12 @@ def validated(made: DefragEncoder, series: Sequence[Bars], plan: DefragPretrain)
         early.append(rows[rows < cut - plan.horizon])
         late.append(rows[rows >= cut])
         targets.append(future_log_volatility(returns, plan.horizon))
+    least = min(sum(map(len, rows)) for rows in (early, late))
+    if least < LEAST_ROWS:
+        raise DataError(
+            f"{least} rows to score by are left after a warm-up of {made.warm_up} bars (the filter has forgotten where "
+            f"it began after {made.settings.memory}) and without the {plan.horizon} bars of an outcome: take more bars"
+        )
     found = {}
     for name, columns in views.items():
         seen, ahead, judged, wanted = (
@@ -252,6 +269,11 @@ def validated(made: DefragEncoder, series: Sequence[Bars], plan: DefragPretrain)
         key = f"{name}volatilities_r2" if name == "two_past_" else f"{name}volatility_r2"
         found[key] = ridge_r2(seen, ahead, judged, wanted)
     return found
+
+
+def _late(bars: Bars, plan: DefragPretrain) -> int:
+    """Return the bars of the validation share whose outcome is known in it."""
+    return len(bars) - int(len(bars) * (1.0 - plan.validation)) - plan.horizon
 
 
 def _whole_blocks(series: Sequence[Array], length: int) -> tuple[Array, list[int]]:

@@ -31,6 +31,7 @@ Integers = NDArray[np.int64]
 
 OUTCOMES = 2  # of a block: return and log volatility of the bars behind it
 PASS = 256  # bars whose cosines with the kept rows are taken at once
+UNIT = 0.01  # by which the squared length of a row may be off 1: 16 bits round it
 ALWAYS = np.iinfo(np.int64).min  # of a row that any bar may see
 
 
@@ -56,6 +57,9 @@ class Kept:
             raise ArtefactError(f"memory: rows {self.rows.shape}, outcomes, times and kinds of shapes {shapes}")
         if not np.isfinite(self.outcomes).all():
             raise ArtefactError("memory: an outcome is not finite")
+        off = np.abs(np.einsum("nd,nd->n", self.rows, self.rows, dtype=np.float64) - 1.0)
+        if not (off < UNIT).all():
+            raise ArtefactError(f"memory: row {int(np.argmax(~(off < UNIT)))} is not of unit length")
 
     def rounded(self) -> Kept:
         """Return the same memory with rows of 16 bits: what a file holds, so that saving changes nothing."""

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.channels import ChannelStream
-from encoders.defrag_market import CLIP, LONG, _joined, filter_step, nanoseconds, remembered
+from encoders.defrag_market import CLIP, LONG, _joined, filter_step, nanoseconds, remembered, width_of
 from encoders.defrag_recall import OUTCOMES, Kept, Own, recall
 from encoders.encoder import Arrays
 from encoders.volatility_probes import SMALLEST
 from markets.bars import Bars
-from markets.errors import DataError
+from markets.errors import ArtefactError, DataError
 
 if TYPE_CHECKING:
     from encoders.defrag_market import DefragEncoder
@@ -41,7 +41,7 @@ class DefragStream:
         self._filter = np.full(encoder.regimes, 1.0 / encoder.regimes)
         self._seen = 0
         self._kept: Kept | None = None  # in the order in which the bars of this stream may see it
-        self._z = np.zeros((0, moments + learned), np.float32)
+        self._z = np.zeros((0, width_of(numbers, settings)), np.float32)
         self._ends = np.zeros(0, np.int64)
         self._sums = np.zeros((0, OUTCOMES))  # of the returns after each own block, and of their squares
 
@@ -129,7 +129,21 @@ class DefragStream:
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Go on from what :meth:`state_dict` gave; a refused state leaves the stream as it was.
+
+        Raises:
+            ArtefactError: incomplete, of another encoder, or with numbers that cannot be.
+        """
+        for name, mine in self.state_dict().items():
+            if name not in state:
+                raise ArtefactError(f"state of a defrag stream lacks {name!r}: is it of another encoder?")
+            given = np.asarray(state[name])
+            shape = (len(state["own.ends"]), *mine.shape[1:]) if name.startswith("own.") else mine.shape
+            if given.shape != shape or given.dtype != mine.dtype or not np.isfinite(given).all():
+                raise ArtefactError(
+                    f"state of a defrag stream: {name} is {given.dtype} {given.shape}, expected finite {mine.dtype} "
+                    f"{shape}: is it of another encoder?"
+                )
         self._dense.restore({k.removeprefix("dense."): v for k, v in state.items() if k.startswith("dense.")})
         self._channels.restore(state["channels"])
         self._back[...], self._filter[...] = state["back"], state["filter"]

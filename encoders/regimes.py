@@ -7,6 +7,7 @@ assignment by distance). All are causal and cost O(1) a bar.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,10 @@ class KMeansHead:
 
     centres: Floats
     width: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.width) and self.width > 0.0 and self.width**2 > 0.0):
+            raise ArtefactError(f"width={self.width!r} of the k-means odds must be a positive number")
 
     def odds(self, embedding: Floats) -> Floats:
         """``(..., D)`` to ``(..., K)``."""

@@ -225,6 +225,8 @@ def resumed(folder: Path, monitor: DriftMonitor, engine: ChronosDefragEngine, fi
         upcoming, fit = content["next_tick"], content["fit"]
         lines = (folder / READINGS).read_text(encoding="utf-8").splitlines()
         before = [Reading(**json.loads(line)) for line in lines]
+        if not isinstance(upcoming, int) or isinstance(upcoming, bool):
+            raise ValueError(f"next_tick={upcoming!r} is no whole number")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtefactError(f"{folder} cannot be gone on from: {error}; take another --out") from error
     if fit != _fit_of(engine):

@@ -14,18 +14,10 @@ from scripts.arguments import pairs, run_log, terminable
 DEFAULTS = {"steps": 800, "channels": "return,volatility", "dwell_floor": 64.0, "emission": "student"}
 NOT_DEFRAG = ("config", "steps", "bank_cap", "dwell_floor", "emission", "resume", "device", "amp")
 OF_DEFRAG = ("components", "neighbours", "horizon", "own_blocks", "evidence", "validation")
-NOT_BLOCK = {
-    "input_dim",
-    "label_horizon",
-    "seed",
-    "registry_capacity",
-    "top_k",
-    "decay",
-    "chain",
-    "predictor_epochs",
-    "interval_level",
-    "hierarchy",
-}  # of the engine alone
+NOT_BLOCK = {  # of the engine's memory and forecast, which an encoder of bars does not have, or flags of their own
+    "input_dim", "label_horizon", "seed", "registry_capacity", "top_k", "decay", "chain", "predictor_epochs",
+    "hierarchy", "interval_level",
+}  # fmt: skip
 ONLY_DEFAULT = ("steps", "bank_cap", "dwell_floor", "emission")  # flags that a windowed encoder has no use for
 
 _log = logging.getLogger(__name__)
@@ -135,8 +127,9 @@ def _defrag(options: argparse.Namespace) -> Any:
     for name in more:
         if name not in plan | block:
             raise unknown("--set field", name, sorted(plan | block))
+    channels = str(DEFAULTS["channels"]) if options.channels is None else options.channels
     config = DefragPretrain(
-        channels=tuple((options.channels or str(DEFAULTS["channels"])).split(",")), regimes=options.regimes or 6,
+        channels=tuple(channels.split(",")), regimes=options.regimes or 6,
         block={name: value for name, value in more.items() if name in block}, seed=options.seed,
         command=_command(options), about=options.about,
         **{name: value for name, value in more.items() if name in plan},

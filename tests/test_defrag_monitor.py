@@ -399,3 +399,29 @@ def test_the_demonstration_flags_the_drifts_and_nothing_else(capsys) -> None:
     assert [row["refit"] for row in summaries] == [False, *[True] * len(DRIFTS)]
     assert all(50 <= row["flagged"] < 70 for row in summaries[1:])
     assert len(rows) == 3 * STREAM + 3
+
+
+def test_an_engine_of_several_scales_is_watched_block_by_block(tmp_path: Path) -> None:
+    """Its live windows are longer than a block, and every block was refused; the confidence reads the block alone."""
+    ticks, _ = regime_stream(70, L, seed=1)
+    engine = ChronosDefragEngine(replace(UNTRAINED, hierarchy=(1, 2)))
+    engine.fit(ticks[: 60 * L], feature_names=FEATURES)
+    after = ticks[60 * L :]
+    readings = list(watch(engine, DriftMonitor(calibration_of(engine)), after))
+    assert len(readings) == 10
+    for block in (1, 9):
+        window = after[(block - 1) * L : (block + 1) * L]
+        answer = engine.predict_live(window, engine.fitted.train_end + (block + 1) * L)
+        assert readings[block].confidence == pytest.approx(answer.regime_confidence)
+    with pytest.raises(InSampleError):
+        engine.confidence(after[:L], engine.fitted.train_end)
+
+
+def test_a_state_whose_next_tick_is_no_number_is_refused(files, tmp_path, capsys) -> None:
+    """It was a traceback."""
+    call = words(files, "calm", "--out", str(tmp_path), "--json")
+    assert regimegym.main(call) == 0
+    state = tmp_path / "monitor-state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "next_tick": "soon"}))
+    assert regimegym.main(call) == 2
+    assert "next_tick='soon'" in capsys.readouterr().err

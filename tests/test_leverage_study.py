@@ -302,3 +302,14 @@ def test_seeds_of_one_market_get_an_interval_over_time_as_well(tmp_path: Path) -
     assert np.ptp(found["over_time"]["control - fixed"]["log_growth"]["interval"]) > 0.0
     own = leverage_study.summary(Study(out=tmp_path, bars=SPEC, seeds=2), played)
     assert "over_time" not in own["ranges"]["validation"]["long"]
+
+
+@pytest.mark.parametrize("name", ["nothing", "patience_bar", "multipliers", "base_leverage"])
+def test_settings_that_the_control_does_not_have_are_named_before_anything_is_made(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slip of the pen was a traceback."""
+    words = ["compare", "--plan", "leverage", "--out", str(tmp_path / "a"), "--quiet", "--control", f"{name}=1"]
+    assert regimegym.main(words) == 2
+    assert name in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
