@@ -47,7 +47,7 @@ from encoders.kmeans_head import centres
 from encoders.regimes import KMeansHead
 from encoders.volatility_probes import future_log_volatility, log_volatility, ridge_r2
 from markets.bars import Bars
-from markets.errors import ConfigError, DataError
+from markets.errors import ConfigError, DataError, unknown
 
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -97,6 +97,9 @@ class DefragPretrain:
             raise ConfigError(
                 f"components={self.components} are more than {2 * self.config.learned_dim} learned columns"
             )
+        for channel in self.channels:
+            if channel not in CHANNELS:
+                raise unknown("channel", channel, CHANNELS)
         repeated = sorted({name for name in self.channels if self.channels.count(name) > 1})
         if repeated:
             raise ConfigError(f"channels={self.channels!r} have {repeated[0]!r} twice")
