@@ -56,7 +56,8 @@ def study_of(options: argparse.Namespace) -> Study:
 
     given = [name for name in OF_OTHERS if getattr(options, name) not in (None, [], 0, "ppo")]
     if given:
-        raise ConfigError(f"--{given[0]} is not of --plan leverage; arguments of the environment are --env-arg")
+        flag = given[0].replace("_", "-")
+        raise ConfigError(f"--{flag} is not of --plan leverage; arguments of the environment are --env-arg")
     arguments = pairs(options.env_arg, "--env-arg")
     if options.bars is not None and "bars" in arguments:
         raise ConfigError("bars are given twice, by --bars and by --env-arg")
