@@ -12,6 +12,7 @@ Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World" (k-nea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,15 +78,27 @@ class Novelty:
         Between two distances of training it falls evenly, so that an answer moves with its question.
         """
         out, best = np.empty(len(moments)), np.empty(min(NEIGHBOUR, len(self.points)))
-        points = self.points.astype(np.float64)
-        squares, columns = np.einsum("rm,rm->r", points, points), np.ascontiguousarray(points.T)
-        padded = np.zeros((PASS, points.shape[1]))  # passes of one shape: the same bits whatever comes later
+        squares, columns, distances, places = self._prepared
+        if len(moments) == 1:  # live
+            row = moments.astype(np.float64)
+            _nearest(row @ columns, row, squares, best, out)
+            return np.asarray(np.interp(out, distances, places))
+        padded = np.zeros((PASS, len(columns)))  # passes of one shape: the same bits whatever comes later
         for first in range(0, len(moments), PASS):
             rows = moments[first : first + PASS]
             padded[: len(rows)] = rows
             _nearest(padded @ columns, padded, squares, best, out[first : first + PASS])
-        places = np.linspace(1.0, 0.0, len(self.distances) + 1)
-        return np.asarray(np.interp(out, np.append(0.0, self.distances), places))
+        return np.asarray(np.interp(out, distances, places))
+
+    @cached_property
+    def _prepared(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """Squared lengths and columns of the points, and the curve from a distance to its familiarity."""
+        points = self.points.astype(np.float64)
+        count = len(self.distances)
+        return (
+            np.einsum("rm,rm->r", points, points), np.ascontiguousarray(points.T),
+            np.append(0.0, self.distances), np.linspace(1.0, 0.0, count + 1),
+        )  # fmt: skip
 
     def arrays(self) -> dict[str, Array]:
         """Return the numbers by name."""

@@ -231,10 +231,11 @@ def test_a_bench_needs_something_to_do():
         DefragBench(dwells=())
 
 
-def test_the_example_of_the_document_runs():
+def test_the_example_of_the_document_runs(tmp_path, monkeypatch):
     text = (Path(regimegym.__file__).parent / "docs" / "defrag.md").read_text()
     names = {}
     (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    monkeypatch.chdir(tmp_path)  # it saves
     exec(compile(block, "defrag.md", "exec"), names)
     low, high = names["answer"].alpha_interval
     assert low < names["answer"].alpha_prediction < high
