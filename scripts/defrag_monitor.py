@@ -62,12 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR",
         help="state, readings and picture go there; a later call with the longer table goes on from that state",
     )  # fmt: skip
+    parser.add_argument(
+        "--study", action="store_true",
+        help="measure false alarms and delays on 1,000 generated streams: the table of docs/encoders.md (minutes)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the demonstration (default 0)")
     parser.add_argument("--json", action="store_true", help="one JSON line a block, and one with the summary")
 
 
 def run(options: argparse.Namespace) -> int:
     """Show or watch."""
+    if options.study:
+        return measure(options)
     if options.encoder is not None or options.bars is not None:
         return watch_market(options)
     if options.until is not None:
@@ -80,6 +86,27 @@ def run(options: argparse.Namespace) -> int:
     if options.features is None:
         raise ConfigError("--checkpoint needs --features TABLE, the ticks to watch")
     return watch_table(options)
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Print what the monitor does on streams whose drift is known."""
+    from encoders.drift_study import study
+    from encoders.pretrain import torch_threads
+
+    for flag in ("checkpoint", "features", "training", "first_tick", "encoder", "bars", "until", "out"):
+        if getattr(options, flag) is not None:
+            raise ConfigError(f"--{flag.replace('_', '-')} does not go with --study, which has streams of its own")
+    torch_threads(1)
+    rows = study(told=(lambda text: None) if options.json else print_line)
+    if options.json:
+        sys.stdout.write(json.dumps(rows) + "\n")
+    return 0
+
+
+def print_line(text: str) -> None:
+    """Write a line as soon as it is known."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def watch_market(options: argparse.Namespace) -> int:

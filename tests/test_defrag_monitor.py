@@ -425,3 +425,15 @@ def test_a_state_whose_next_tick_is_no_number_is_refused(files, tmp_path, capsys
     state.write_text(json.dumps({**json.loads(state.read_text()), "next_tick": "soon"}))
     assert regimegym.main(call) == 2
     assert "next_tick='soon'" in capsys.readouterr().err
+
+
+def test_the_study_tells_drift_from_none_and_not_from_a_monitor_that_never_flags(monkeypatch) -> None:
+    from encoders import drift_study
+
+    (row,) = drift_study.study(streams=3, cases=((100, 2),))
+    assert row["false_alarms"] <= 1 / 3
+    assert all(one["median"] < 20 for one in row["drifts"].values())
+    assert drift_study.line(row).startswith("| 100, 2 | ")
+    monkeypatch.setattr(drift_study.DriftMonitor, "update", lambda self, confidence: None)
+    (deaf,) = drift_study.study(streams=3, cases=((100, 2),))
+    assert all(one["median"] == drift_study.NEVER for one in deaf["drifts"].values())
