@@ -189,7 +189,7 @@ class ChronosDefragEngine:
         z, moments = hierarchy.embed_blocks(values)
         order = self.router.build_pseudo_timeline(z)
         foretold = train_predictor(z, order, config, generator)
-        dimension = _effective_dimension(z[:, config.moment_dim :])  # of the learned columns
+        dimension = effective_dimension(z[:, config.moment_dim :])  # of the learned columns
         log = FitLog(
             len(blocks), blocks.unused, trained.history, foretold.history, trained.temperature, foretold.persistence,
             timeline_entropy(order), dimension, dimension < COLLAPSED, trained.gradient, foretold.gradient,
@@ -336,7 +336,7 @@ def _outcomes(given: ArrayLike | None, ticks: int) -> NDArray[np.float64]:
     return outcomes
 
 
-def _effective_dimension(z: Array) -> float:
+def effective_dimension(z: Array) -> float:
     """``1 / mean_ij cos_ij^2``: 1 where all rows lie on one line, D where they fill the space."""
     rows = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
     second = rows.T.astype(np.float64) @ rows / len(rows)

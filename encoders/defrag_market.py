@@ -27,26 +27,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.change_odds import recent_change, usual_window
-from encoders.channels import MEMORY, ChannelScaler, bar_returns
-from encoders.defrag_blocks import BlockScaler
-from encoders.defrag_config import REACH
+from encoders.channels import ChannelScaler, bar_returns
 from encoders.defrag_dense import DenseBlocks
-from encoders.defrag_encoder import EncoderWeights, MomentScale, RegimeEncoder, unit
-from encoders.defrag_novelty import Novelty
+from encoders.defrag_encoder import RegimeEncoder
+from encoders.defrag_numbers import CLIP, STATISTICS, VOICES, Numbers, Settings, width_of
+from encoders.defrag_past import Past, filtered, points_of
 from encoders.defrag_recall import OUTCOMES, Kept, Own, recall
 from encoders.encoder import Arrays, Encoder, Provenance, is_generated
-from encoders.regimes import KMeansHead, names_of
+from encoders.regimes import names_of
 from encoders.volatility_probes import future_log_volatility
 from markets.bars import Bars
-from markets.compiled import compiled
 from markets.errors import ArtefactError, unknown
 
 if TYPE_CHECKING:
@@ -55,193 +52,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
-CLIP = 5.0  # deviations of the training range
-LONG = 4  # blocks of the longer past
-STATISTICS = ("mean", "deviation", "memory")  # of a channel in a block
 RECALLED = ("recall_return", "recall_volatility", "recall_error", "familiarity")
-VOICES = ("belief", "kmeans")
-LEAST_BLOCK = REACH + 4  # ticks, of the block encoder as well
-LARGEST = 2**20  # of a whole number: what a file may ask for and no memory could hold is refused
-KEPT_AS = {
-    "memory.rows": "float16",
-    "memory.outcomes": "float64",
-    "memory.visible_from": "int64",
-    "memory.real": "uint8",
-    "components": "float64",
-    "scale.mean": "float64",
-    "scale.deviation": "float64",
-    "head.centres": "float64",
-    "head.width": "float64",
-    "chain": "float64",
-}  # kind of each tensor of a file; float32 of all others
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is not a fitted number.
-
-    Attributes:
-        block_len: L, bars. moments_weight: their share of an embedding's squared length.
-        neighbours: k of a recall. horizon: H, bars of an outcome. own_blocks: how many blocks back a series remembers
-            itself. evidence: share of a bar's odds that counts as news. memory: bars after which the filter has
-            forgotten where it began. voice: whose odds are served, ``belief`` (filtered) or ``kmeans`` (as they are).
-    """
-
-    block_len: int = 64
-    moments_weight: float = 0.5
-    neighbours: int = 16
-    horizon: int = 64
-    own_blocks: int = 8
-    evidence: float = 0.5
-    memory: int = 0
-    voice: str = "belief"
-
-    def __post_init__(self) -> None:
-        if self.voice not in VOICES:
-            raise unknown("voice of a defrag encoder", self.voice, VOICES)
-        for name, least in (
-            ("block_len", LEAST_BLOCK), ("neighbours", 2), ("horizon", 1), ("own_blocks", 0), ("memory", 0)
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST:
-                raise ArtefactError(f"{name}={value!r} must be a whole number from {least} to {LARGEST:,}")
-        for name, value, fits, said in (
-            ("moments_weight", self.moments_weight, lambda x: 0.0 <= x < 1.0, "of at least 0 and below 1"),
-            ("evidence", self.evidence, lambda x: 0.0 < x <= 1.0, "above 0 and at most 1"),
-        ):
-            if not isinstance(value, int | float) or isinstance(value, bool) or not fits(value):
-                raise ArtefactError(f"{name}={value!r} must be a number {said}")
-
-    @property
-    def settled(self) -> int:
-        """Bars after which a row no longer depends on where the history began, but for the filter and own memory."""
-        return MEMORY + LONG * self.block_len
-
-    @property
-    def warm_up(self) -> int:
-        """Bars before the first row that is served."""
-        own = MEMORY + (self.own_blocks + 1) * self.block_len
-        return max(own, self.settled + self.memory) + 1  # the first bar has no return
-
-
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """``(x - mean) / deviation`` of ``(T, n)`` columns, clipped to five deviations."""
-
-    mean: Floats
-    deviation: Floats
-
-    def __post_init__(self) -> None:
-        if self.mean.shape != self.deviation.shape or not (self.deviation > 0.0).all():
-            raise ArtefactError("mean and deviation of served columns must be of one length, deviations above 0")
-
-    @classmethod
-    def fit(cls, columns: Floats) -> Scale:
-        """Fit on training rows."""
-        return cls(columns.mean(axis=0), np.maximum(columns.std(axis=0), 1e-9))
-
-    def apply(self, columns: Any) -> Floats:
-        """Standardise and clip."""
-        return np.clip((np.asarray(columns, np.float64) - self.mean) / self.deviation, -CLIP, CLIP)
-
-
-@dataclass(frozen=True, eq=False)
-class Numbers:
-    """The fitted numbers of an encoder.
-
-    Attributes:
-        scaler: of channels. blocks: of ticks. weights, moments: of the block encoder. novelty: reference of training.
-        components: ``(P, 2 D')`` principal directions of the learned embedding of block and longer past.
-        scale: of the ``6 F + P`` columns before the recalled ones. kept: memory. head: centres of the regimes.
-        chain: ``(K, K)`` P.
-    """
-
-    scaler: ChannelScaler
-    blocks: BlockScaler
-    weights: EncoderWeights
-    moments: MomentScale
-    novelty: Novelty
-    components: Floats
-    scale: Scale
-    kept: Kept
-    head: KMeansHead
-    chain: Floats
-
-    def __post_init__(self) -> None:
-        features, learned = len(self.scaler.names), self.weights.head_weight.shape[0]
-        moments = len(STATISTICS) * features
-        regimes = len(self.chain)
-        for name, value, shape in (
-            ("blocks.center", self.blocks.center, (features,)), ("moments.mean", self.moments.mean, (moments,)),
-            ("first kernel's features", np.empty(self.weights.a_weight.shape[1]), (features,)),
-            ("components", self.components, (len(self.components), 2 * learned)),
-            ("scale.mean", self.scale.mean, (2 * moments + len(self.components),)),
-            ("head.centres", self.head.centres, (regimes, 2 * moments)), ("chain", self.chain, (regimes, regimes)),
-            ("novelty.points", self.novelty.points, (len(self.novelty.points), moments)),
-        ):  # fmt: skip
-            if value.shape != shape:
-                raise ArtefactError(f"{name} has shape {value.shape}, expected {shape}")
-        if not ((self.chain >= 0.0).all() and np.allclose(self.chain.sum(axis=1), 1.0)):
-            raise ArtefactError("chain: a row is not odds")
-
-    def arrays(self) -> Arrays:
-        """Return every number by name; those of the scaler are plain values of the configuration."""
-        return {
-            **self.blocks.arrays(),
-            **{f"encoder.{name}": value for name, value in self.weights.arrays().items()},
-            "moments.mean": self.moments.mean, "moments.deviation": self.moments.deviation,
-            "moments.persistence": self.moments.persistence, **self.novelty.arrays(), "components": self.components,
-            "scale.mean": self.scale.mean, "scale.deviation": self.scale.deviation, **self.kept.arrays(),
-            "head.centres": self.head.centres, "head.width": np.array([self.head.width]), "chain": self.chain,
-        }  # fmt: skip
-
-    @classmethod
-    def read(cls, scaler: ChannelScaler, arrays: Arrays) -> Numbers:
-        """Read back what :meth:`arrays` gave; raises ``KeyError`` where one is missing."""
-        for name, value in arrays.items():
-            if value.dtype != KEPT_AS.get(name, "float32"):
-                raise ArtefactError(f"tensor {name!r} is {value.dtype}, expected {KEPT_AS.get(name, 'float32')}")
-        if arrays["head.width"].shape != (1,):
-            raise ArtefactError(f"tensor 'head.width' has shape {arrays['head.width'].shape}, expected (1,)")
-        weights = {name[8:]: value for name, value in arrays.items() if name.startswith("encoder.")}
-        return cls(
-            scaler, BlockScaler(arrays["scaler.center"], arrays["scaler.scale"]), EncoderWeights(**weights),
-            MomentScale(arrays["moments.mean"], arrays["moments.deviation"], arrays["moments.persistence"]),
-            Novelty(arrays["novelty.points"], arrays["novelty.distances"]), arrays["components"],
-            Scale(arrays["scale.mean"], arrays["scale.deviation"]),
-            Kept(
-                arrays["memory.rows"].astype(np.float32), arrays["memory.outcomes"], arrays["memory.visible_from"],
-                arrays["memory.real"].astype(bool),
-            ),
-            KMeansHead(arrays["head.centres"], float(arrays["head.width"][0])), arrays["chain"],
-        )  # fmt: skip
-
-
-class Past:
-    """What the learned part and the moments say of block and longer past, for a whole history.
-
-    Attributes:
-        block: ``(T, D')`` unit rows of the learned part of the block. moments: ``(T, 6 F)`` of both pasts.
-        z: ``(T, D)`` unit rows that memory is asked with.
-    """
-
-    def __init__(self, learned: Array, moments: Array, scale: MomentScale, settings: Settings) -> None:
-        self.block, self._length = learned, settings.block_len
-        self.moments = np.concatenate([moments, _longer(moments, settings.block_len)], axis=1)
-        self.z = _joined(learned, moments, scale, settings)
-
-    @cached_property
-    def learned(self) -> Array:
-        """Learned part of both pasts, ``(T, 2 D')``."""
-        return np.concatenate([self.block, _longer(self.block, self._length)], axis=1)
-
-    def components(self, directions: Floats) -> Floats:
-        """Return ``learned @ directions.T``: the longer past is a mean, so that it can be taken after the product."""
-        width = self.block.shape[1]
-        narrow = directions.astype(np.float32)
-        return (self.block @ narrow[:, :width].T).astype(np.float64) + _longer(
-            self.block @ narrow[:, width:].T, self._length
-        )
 
 
 class DefragEncoder(Encoder):
@@ -412,16 +223,6 @@ class DefragEncoder(Encoder):
             raise ArtefactError(f"settings of the encoder: {error}") from error
 
 
-def width_of(numbers: Numbers, settings: Settings) -> int:
-    """Return D, the length of a row that memory is asked with: without moments where they weigh nothing."""
-    return numbers.weights.head_weight.shape[0] + (len(numbers.moments.mean) if settings.moments_weight else 0)
-
-
-def points_of(moments: Array, scale: MomentScale) -> Floats:
-    """Return where a bar stands among the regimes' centres: clipped moments, each times its persistence."""
-    return np.asarray(np.clip(moments.astype(np.float64), -CLIP, CLIP) * np.tile(scale.persistence, 2))
-
-
 def remembered(bars: Bars, block_len: int) -> NDArray[np.bool_]:
     """Tell which bars end a block that the series remembers: every L-th of the clock, wherever a history begins."""
     count = nanoseconds(bars.close_time) // int(bars.interval / np.timedelta64(1, "ns"))
@@ -448,53 +249,3 @@ def outcomes_of(returns: Floats, ends: NDArray[np.int64], scaler: ChannelScaler,
 def nanoseconds(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
     """Return times as nanoseconds of the epoch."""
     return np.asarray(times.astype("datetime64[ns]").astype(np.int64))
-
-
-def filtered(evidence: Floats, chain: Floats, news: float) -> Floats:
-    """Run the forward filter over ``(T, K)`` odds of each bar by itself, from even odds on: ``(T, K)``."""
-    out, count = np.empty(evidence.shape), evidence.shape[1]
-    _filter(evidence, chain, news, np.full(count, 1.0 / count), np.empty(count), out)
-    return out
-
-
-def _longer(rows: Array, length: int) -> Array:
-    """Mean of each row and those one, two and three blocks before it; rows that are missing count as zero."""
-    total = rows.astype(np.float64)
-    for back in range(length, LONG * length, length):
-        if back < len(rows):
-            total[back:] += rows[:-back]
-    return (total / LONG).astype(np.float32)
-
-
-def _joined(learned: Array, moments: Array, scale: MomentScale, settings: Settings) -> Array:
-    """Return the unit rows of :meth:`encoders.defrag_encoder.RegimeEncoder.embed`."""
-    share = settings.moments_weight
-    if share == 0.0:
-        return learned
-    first = unit(moments * scale.persistence)
-    return np.concatenate([np.float32(share**0.5) * first, np.float32((1.0 - share) ** 0.5) * learned], axis=1)
-
-
-@compiled
-def filter_step(odds: Floats, chain: Floats, news: float, state: Floats, out: Floats) -> None:
-    """One bar of the filter: ``(b P) q^news``, normalised; ``state (K,)`` is b, ``out (K,)`` is scratch.
-
-    Evidence that is not a number is a bar nobody saw: the odds only move on by the chain.
-    """
-    total = 0.0
-    for k in range(state.shape[0]):
-        arriving = 0.0
-        for j in range(state.shape[0]):
-            arriving += state[j] * chain[j, k]
-        out[k] = arriving * max(odds[k], 1e-12) ** news if odds[k] == odds[k] else arriving
-        total += out[k]
-    for k in range(state.shape[0]):
-        state[k] = out[k] / total
-
-
-@compiled
-def _filter(odds: Floats, chain: Floats, news: float, state: Floats, scratch: Floats, out: Floats) -> None:
-    for t in range(odds.shape[0]):
-        filter_step(odds[t], chain, news, state, scratch)
-        for k in range(state.shape[0]):
-            out[t, k] = state[k]

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from encoders.defrag_config import DefragConfig
 from encoders.defrag_dense import DenseBlocks
 from encoders.defrag_encoder import EncoderWeights, RegimeEncoder
-from encoders.defrag_market import DefragEncoder, Past, points_of
+from encoders.defrag_market import DefragEncoder
+from encoders.defrag_past import Past, points_of
 from encoders.measure import LEAST_ROWS, STRIDE, against_truth, checks, speed, told
 from encoders.unseen import cautions
 from markets.bars import Bars

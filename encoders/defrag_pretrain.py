@@ -21,23 +21,15 @@ from numpy.typing import NDArray
 
 from encoders import encoder as files
 from encoders.channels import CHANNELS, MEMORY, ChannelScaler, bar_returns
-from encoders.defrag import COLLAPSED, _effective_dimension
+from encoders.defrag import COLLAPSED, effective_dimension
 from encoders.defrag_blocks import BlockScaler
 from encoders.defrag_config import DefragConfig
 from encoders.defrag_dense import DenseBlocks
 from encoders.defrag_encoder import EncoderWeights, MomentScale, RegimeEncoder, block_moments
-from encoders.defrag_market import (
-    DefragEncoder,
-    Numbers,
-    Past,
-    Scale,
-    Settings,
-    filtered,
-    nanoseconds,
-    outcomes_of,
-    points_of,
-)
+from encoders.defrag_market import DefragEncoder, nanoseconds, outcomes_of
 from encoders.defrag_novelty import Novelty
+from encoders.defrag_numbers import Numbers, Scale, Settings
+from encoders.defrag_past import Past, filtered, points_of
 from encoders.defrag_recall import Kept
 from encoders.defrag_training import train_encoder
 from encoders.encoder import is_generated
@@ -68,7 +60,7 @@ class DefragPretrain:
     Attributes:
         channels: what is read of a bar. regimes: K. components: P learned columns that are served.
         block_len, hidden, latent_dim, epochs, positives, moments_weight, ..: of :class:`DefragConfig` by ``block``.
-        neighbours, horizon, own_blocks, evidence: of :class:`encoders.defrag_market.Settings`.
+        neighbours, horizon, own_blocks, evidence: of :class:`encoders.defrag_numbers.Settings`.
         validation: share of each series that nothing is fitted on; 0 for :func:`fit` alone.
     """
 
@@ -220,7 +212,7 @@ def fit(
     kept = _memory(series, dense, scaler, moments, settings)
     settings = _with_memory(settings, head, chain, [past.moments[settled:] for past in pasts], moments)
     numbers = Numbers(scaler, blocks, trained.weights, moments, novelty, components, scale, kept, head, chain)
-    dimension = _effective_dimension(
+    dimension = effective_dimension(
         np.concatenate([past.learned[settled :: config.block_len] for past in pasts])[:, : config.learned_dim]
     )
     if dimension < COLLAPSED and config.epochs:

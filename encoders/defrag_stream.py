@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.channels import ChannelStream
-from encoders.defrag_market import CLIP, LONG, _joined, filter_step, nanoseconds, remembered, width_of
+from encoders.defrag_market import nanoseconds, remembered
+from encoders.defrag_numbers import CLIP, LONG, width_of
+from encoders.defrag_past import filter_step, joined
 from encoders.defrag_recall import OUTCOMES, Kept, Own, recall
 from encoders.encoder import Arrays
 from encoders.volatility_probes import SMALLEST
@@ -70,7 +72,7 @@ class DefragStream:
         deep = np.concatenate([learned, longer[:width].astype(np.float32)])[None]
         evidence = encoder.evidence_of(both)
         filter_step(evidence[0], numbers.chain, settings.evidence, self._filter, np.empty(encoder.regimes))
-        z = _joined(learned[None], moments[None], numbers.moments, settings)
+        z = joined(learned[None], moments[None], numbers.moments, settings)
         row = None
         if now >= encoder.warm_up:
             recalled = self._recalled(bar, z, moments)

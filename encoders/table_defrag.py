@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.defrag_market import DefragEncoder, points_of
+from encoders.defrag_market import DefragEncoder
+from encoders.defrag_past import points_of
 from encoders.defrag_pretrain import DefragPretrain, fit
 from encoders.table_fits import Told
 from encoders.table_rows import Model, Row

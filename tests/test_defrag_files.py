@@ -14,7 +14,8 @@ import pytest
 
 import regimegym
 from encoders import encoder as files
-from encoders.defrag_market import DefragEncoder, Settings
+from encoders.defrag_market import DefragEncoder
+from encoders.defrag_numbers import Settings
 from encoders.defrag_pretrain import DefragPretrain, fit, pretrain
 from encoders.encoder import Arrays
 from encoders.regimes import KMeansHead

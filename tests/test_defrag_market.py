@@ -15,7 +15,7 @@ from test_jepa import extreme_market
 
 import regimegym
 from agents import lookahead_tables
-from encoders import defrag_market, defrag_recall
+from encoders import defrag_market, defrag_numbers, defrag_recall
 from encoders import encoder as files
 from encoders.defrag_bars_monitor import watch_bars
 from encoders.defrag_dense import DenseBlocks
@@ -48,7 +48,7 @@ def bars() -> Bars:
 # ---- two faces --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("voice", defrag_market.VOICES)
+@pytest.mark.parametrize("voice", defrag_numbers.VOICES)
 def test_stream_equals_table_and_goes_on_after_a_restart(made: DefragEncoder, bars: Bars, voice: str) -> None:
     encoder = made.speaking(voice)
     table = encoder.table(bars).values
