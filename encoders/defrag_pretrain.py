@@ -174,17 +174,7 @@ def fit(
     """Fit on the early share of S series; return the encoder and the losses of every epoch."""
     config, settings = plan.config, plan.settings
     provenance = provenance_of(series)
-    early = [bars.between(0, int(len(bars) * (1.0 - plan.validation))) for bars in series]
-    for bars, whole in zip(early, series, strict=True):
-        least = settings.warm_up + 4 * config.block_len
-        if len(bars) < least:
-            raise DataError(
-                f"{whole.source or whole.symbols[0]}: {len(whole)} bars leave {len(bars)} to fit on, and "
-                f"{least} are needed"
-            )
-    whole_blocks = sum((len(bars) - MEMORY - 1) // config.block_len for bars in early)
-    if plan.regimes > whole_blocks:
-        raise ConfigError(f"regimes={plan.regimes} are more than the {whole_blocks} blocks to fit them on")
+    early = _early(series, plan)
     scaler = ChannelScaler.fit([bar_returns(bars)[1:] for bars in early], plan.channels)
     ticks, counts = _whole_blocks([scaler.of_bars(bars) for bars in early], config.block_len)
     blocks = BlockScaler.fit(ticks, config.scaler)
@@ -217,17 +207,44 @@ def fit(
     )
     if dimension < COLLAPSED and config.epochs:
         _log.warning("the learned part has collapsed to %.2f effective dimensions", dimension)
-    plain = {name: value for name, value in asdict(plan).items() if name not in ("command", "about")}
     facts = {
-        "config": json.loads(json.dumps({**plain, "block": config.to_json()})),
-        "bars": [{"source": bars.source, "symbol": bars.symbols[0], "first": str(bars.time[0]),
-                  "last": str(bars.close_time[-1]), "count": len(bars)} for bars in series],
-        "blocks": int(sum(counts)), "remembered": len(kept.rows), "effective_dimension": dimension,
-        "temperature": trained.temperature,
+        **_facts(series, plan), "blocks": int(sum(counts)), "remembered": len(kept.rows),
+        "effective_dimension": dimension, "temperature": trained.temperature,
     }  # fmt: skip
     made = DefragEncoder(numbers, settings, provenance, facts)
     made.facts["regimes"] = _described(made, pasts, returns, settled)
     return made, trained.history
+
+
+def _early(series: Sequence[Bars], plan: DefragPretrain) -> list[Bars]:
+    """Return the bars of each series that are fitted on.
+
+    Raises:
+        DataError: too few of them. ConfigError: more regimes than blocks.
+    """
+    config, settings = plan.config, plan.settings
+    early = [bars.between(0, int(len(bars) * (1.0 - plan.validation))) for bars in series]
+    for bars, whole in zip(early, series, strict=True):
+        least = settings.warm_up + 4 * config.block_len
+        if len(bars) < least:
+            raise DataError(
+                f"{whole.source or whole.symbols[0]}: {len(whole)} bars leave {len(bars)} to fit on, and "
+                f"{least} are needed"
+            )
+    whole_blocks = sum((len(bars) - MEMORY - 1) // config.block_len for bars in early)
+    if plan.regimes > whole_blocks:
+        raise ConfigError(f"regimes={plan.regimes} are more than the {whole_blocks} blocks to fit them on")
+    return early
+
+
+def _facts(series: Sequence[Bars], plan: DefragPretrain) -> dict[str, Any]:
+    """Return settings and bars as plain values, for the card."""
+    plain = {name: value for name, value in asdict(plan).items() if name not in ("command", "about")}
+    return {
+        "config": json.loads(json.dumps({**plain, "block": plan.config.to_json()})),
+        "bars": [{"source": bars.source, "symbol": bars.symbols[0], "first": str(bars.time[0]),
+                  "last": str(bars.close_time[-1]), "count": len(bars)} for bars in series],
+    }  # fmt: skip
 
 
 def validated(made: DefragEncoder, series: Sequence[Bars], plan: DefragPretrain) -> dict[str, float]:

@@ -8,7 +8,6 @@ the same with drift does (exit status 0, and 1 where the seed shows otherwise). 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import sys
@@ -17,19 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from markets.errors import ArtefactError, ConfigError, DataError, MissingExtraError
+from markets.errors import ConfigError, DataError, MissingExtraError
 from markets.storage import replace_file
 from scripts import folders
 
 if TYPE_CHECKING:
-    from encoders.defrag import ChronosDefragEngine
     from encoders.defrag_monitor import Calibration, DriftMonitor, Reading
 
 _log = logging.getLogger(__name__)
 
-STATE, READINGS, PICTURE = "monitor-state.json", "monitor-readings.jsonl", "monitor.png"
+PICTURE = "monitor.png"
 TRAINING, STREAM, CALM = 200, 150, 50  # blocks of the demonstration; its drifts begin after CALM blocks
 
 
@@ -113,6 +110,7 @@ def watch_market(options: argparse.Namespace) -> int:
     """Watch bars through an encoder of bars; a longer history gives the same readings, so that no state is kept."""
     from encoders.defrag_bars_monitor import watch_bars
     from encoders.defrag_market import DefragEncoder
+    from encoders.defrag_monitor_folder import READINGS
     from encoders.encoder import load
     from markets.sources import load as load_bars
 
@@ -145,6 +143,7 @@ def watch_table(options: argparse.Namespace) -> int:
     """Watch a table; what was read before a bad block is told and kept."""
     from encoders.defrag import ChronosDefragEngine
     from encoders.defrag_monitor import DriftMonitor, calibration_of, watch
+    from encoders.defrag_monitor_folder import keep, resumed, table
 
     engine = ChronosDefragEngine.from_checkpoint(options.checkpoint)
     names = engine.fitted.feature_names
@@ -170,7 +169,7 @@ def watch_table(options: argparse.Namespace) -> int:
     finally:
         upcoming += len(found) * engine.config.block_len
         if options.out is not None:
-            _keep(options.out, monitor, engine, upcoming, [*before, *found])
+            keep(options.out, monitor, engine, upcoming, [*before, *found])
     _summarise({"stream": found}, {"stream": monitor}, options.json, left=first + len(ticks) - upcoming)
     if options.out is not None:
         title = f"{options.features.name} under {options.checkpoint.name}"
@@ -219,69 +218,6 @@ def demonstrate(options: argparse.Namespace) -> int:
     flagged = [monitors[name].flagged for name in streams]  # the stationary one first
     late = [number is not None and number >= CALM for number in flagged[1:]]
     return 0 if flagged[0] is None and all(late) else 1
-
-
-def table(file: Path, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Read the columns ``names`` of a table as ``(T, F)``; others are left out. An empty cell is nan, and told later.
-
-    Raises:
-        DataError: unreadable, a column that is missing, or a cell that is no number.
-    """
-    from markets.errors import unknown
-    from markets.frames import numbers
-    from markets.sources.tables import read_table
-
-    frame = read_table(file)
-    for name in names:
-        if name not in frame.columns:
-            raise DataError(f"{file}: {unknown('column', name, tuple(map(str, frame.columns)))}")
-    others = [str(column) for column in frame.columns if column not in names]
-    if others:
-        _log.info("%s: left out %s", file, ", ".join(others))
-    return np.stack([numbers(frame[name], name) for name in names], axis=1).astype(np.float32)
-
-
-def resumed(folder: Path, monitor: DriftMonitor, engine: ChronosDefragEngine, first: int) -> tuple[int, list[Reading]]:
-    """Return the next tick and the readings so far, and give the monitor its state; ``first`` where there is none."""
-    from encoders.defrag_monitor import Reading
-
-    if not (folder / STATE).exists():
-        return first, []
-    try:
-        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        upcoming, fit = content["next_tick"], content["fit"]
-        lines = (folder / READINGS).read_text(encoding="utf-8").splitlines()
-        before = [Reading(**json.loads(line)) for line in lines]
-        if not isinstance(upcoming, int) or isinstance(upcoming, bool):
-            raise ValueError(f"next_tick={upcoming!r} is no whole number")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{folder} cannot be gone on from: {error}; take another --out") from error
-    if fit != _fit_of(engine):
-        raise ArtefactError(
-            f"{folder} is of another fit than --checkpoint: a refitted encoder has a monitor of its own"
-        )
-    monitor.load_state_dict(content["monitor"])
-    _log.info("going on after block %d, at tick %d", monitor.blocks - 1, upcoming)
-    return upcoming, before[: monitor.blocks]  # killed between the two files: those after the state are read again
-
-
-def _keep(
-    folder: Path, monitor: DriftMonitor, engine: ChronosDefragEngine, upcoming: int, readings: list[Reading]
-) -> None:
-    lines = "".join(json.dumps(asdict(reading)) + "\n" for reading in readings)
-    replace_file(folder / READINGS, lines.encode())
-    state = {"fit": _fit_of(engine), "next_tick": upcoming, "monitor": monitor.state_dict()}
-    replace_file(folder / STATE, (json.dumps(state, indent=1, allow_nan=False) + "\n").encode())
-
-
-def _fit_of(engine: ChronosDefragEngine) -> str:
-    """Return a digest of what decides confidences: scaler, moments and the novelty's points."""
-    fitted = engine.fitted
-    digest = hashlib.sha256(str(fitted.train_end).encode())
-    for part in (fitted.scaler.arrays(), fitted.novelty.arrays(), vars(fitted.encoder.scale)):
-        for name in sorted(part):
-            digest.update(np.ascontiguousarray(part[name]).tobytes())
-    return digest.hexdigest()
 
 
 def _tell_calibration(calibration: Calibration, as_json: bool) -> None:

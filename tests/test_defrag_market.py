@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from test_jepa import extreme_market
+from test_jepa import dearer_from, extreme_market
 
 import regimegym
 from agents import lookahead_tables
@@ -66,6 +66,20 @@ def test_stream_equals_table_and_goes_on_after_a_restart(made: DefragEncoder, ba
             assert np.abs(out - table[row]).max() <= 2e-4, row  # weights of a recall are small differences
 
 
+def test_mutant_a_stream_that_forgets_its_own_blocks_at_a_restart_is_found(made: DefragEncoder, bars: Bars) -> None:
+    """Twin of the equality of both faces: what a restart loses shows."""
+    table, stream, apart = made.table(bars).values, made.stream(), 0.0
+    place = made.names.index("recall_volatility")
+    for row in range(1400):
+        if row == 1111:
+            stream._z, stream._ends, stream._sums = stream._z[:0], stream._ends[:0], stream._sums[:0]
+        out = stream.update(bars.one(row))
+        if row > 1111:
+            assert out is not None
+            apart = max(apart, float(abs(out[place] - table[row, place])))
+    assert apart > 1e-2
+
+
 def test_a_stream_that_is_handed_a_broken_bar_says_so_and_is_as_it_was(made: DefragEncoder, bars: Bars) -> None:
     stream: Any = made.stream()
     stream.update(bars.one(0))
@@ -110,11 +124,7 @@ def test_a_block_that_stands_still_has_moments_of_ordinary_size() -> None:
 def test_nothing_before_a_changed_bar_is_another_bit(made: DefragEncoder, bars: Bars, k: int) -> None:
     """E13. The series' own memory among it."""
     table = made.table(bars).values
-    close = bars.close.copy()
-    close[k:] *= 1.07
-    columns = {name: np.where(np.arange(len(bars))[:, None] < k, bars.columns[name], close) for name in bars.columns}
-    columns["volume"] = bars.volume
-    other = made.table(replace(bars, **columns)).values  # type: ignore[arg-type]
+    other = made.table(dearer_from(bars, k)).values
     assert other[:k].tobytes() == table[:k].tobytes()
     assert not np.array_equal(other[k:], table[k:])
     assert made.table(bars.between(0, k)).values.tobytes() == table[:k].tobytes(), "a prefix has the same bits"

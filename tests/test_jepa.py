@@ -74,14 +74,19 @@ def test_stream_equals_table_and_goes_on_after_a_restart(made: JEPAEncoder, bars
             assert np.abs(out - table[row]).max() <= 1e-5, row
 
 
-@pytest.mark.parametrize("k", [700, 2048, 2999])
-def test_nothing_before_a_changed_bar_is_another_bit(made: JEPAEncoder, bars: Bars, k: int) -> None:
-    table = made.table(bars).values
+def dearer_from(bars: Bars, k: int) -> Bars:
+    """Return bars whose prices are 7 % higher from row k on, all at the close."""
     close = bars.close.copy()
     close[k:] *= 1.07
     columns = {name: np.where(np.arange(len(bars))[:, None] < k, bars.columns[name], close) for name in bars.columns}
     columns["volume"] = bars.volume
-    other = made.table(replace(bars, **columns)).values  # type: ignore[arg-type]
+    return replace(bars, **columns)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("k", [700, 2048, 2999])
+def test_nothing_before_a_changed_bar_is_another_bit(made: JEPAEncoder, bars: Bars, k: int) -> None:
+    table = made.table(bars).values
+    other = made.table(dearer_from(bars, k)).values
     assert other[:k].tobytes() == table[:k].tobytes()
     assert not np.array_equal(other[k:], table[k:])
     assert made.table(bars.between(0, k)).values.tobytes() == table[:k].tobytes(), "a prefix has the same bits"
